@@ -1,0 +1,3 @@
+module github.com/skein-run/skein
+
+go 1.26
