@@ -1,0 +1,77 @@
+package api
+
+// Error is the error object of every API that skein speaks, in OpenAI's shape.
+type Error struct {
+	Message string  `json:"message" doc:"What went wrong and how to fix it, for a person"`
+	Type    string  `json:"type" doc:"Class of the error, as OpenAI names them" example:"invalid_request_error"`
+	Param   *string `json:"param" doc:"Request field at fault, null when none is" nullable:"true"`
+	Code    *string `json:"code" doc:"Stable code for programs, null when there is none" nullable:"true" example:"model_not_found"`
+
+	// Status is the HTTP status the error travels with; it is not in the body.
+	Status int `json:"-"`
+	// RetryAfter in seconds is sent as a header; 0: none.
+	RetryAfter int `json:"-"`
+}
+
+// Error gives the message, so that an *Error is a Go error.
+func (e *Error) Error() string { return e.Message }
+
+// ErrorCode gives the code, "" when there is none.
+func (e *Error) ErrorCode() string {
+	if e.Code == nil {
+		return ""
+	}
+	return *e.Code
+}
+
+// ErrorResponse is the body of every answer that is not a success.
+type ErrorResponse struct {
+	Error Error `json:"error"`
+}
+
+// Types of errors.
+const (
+	TypeInvalidRequest = "invalid_request_error"
+	TypeAuthentication = "authentication_error"
+	TypeRateLimit      = "rate_limit_error"
+	TypeServer         = "server_error"
+)
+
+// Codes of errors that programs branch on. Status codes in brackets.
+const (
+	CodeInvalidBody           = "invalid_body"            // 400: no JSON, or a field of the wrong type
+	CodeInvalidValue          = "invalid_value"           // 400 or 422: a field outside its range
+	CodeModelNotFound         = "model_not_found"         // 404: message lists what there is
+	CodeAmbiguousModel        = "ambiguous_model"         // 409: message lists the candidates
+	CodeModelLoaded           = "model_already_loaded"    // 409
+	CodeModelInUse            = "model_in_use"            // 409
+	CodeModelNotRemovable     = "model_not_removable"     // 409: bundled, or in a models folder
+	CodeFileNotFound          = "file_not_found"          // 400: a path that the node cannot read
+	CodeInvalidModelFile      = "invalid_model_file"      // 400: not a GGUF that skein can use
+	CodeContextLengthExceeded = "context_length_exceeded" // 400
+	CodeQueueFull             = "queue_full"              // 429
+	CodeNoMemory              = "insufficient_memory"     // 507
+	CodeUnavailable           = "unavailable"             // 503
+	CodeInvalidAPIKey         = "invalid_api_key"         // 401
+	CodeInternal              = "internal_error"          // 500
+)
+
+// NewError makes an error; empty code and param become null.
+func NewError(status int, code, param, message string) *Error {
+	e := &Error{Status: status, Message: message, Type: TypeInvalidRequest}
+	switch {
+	case status == 401 || status == 403:
+		e.Type = TypeAuthentication
+	case status == 429:
+		e.Type = TypeRateLimit
+	case status >= 500:
+		e.Type = TypeServer
+	}
+	if code != "" {
+		e.Code = &code
+	}
+	if param != "" {
+		e.Param = &param
+	}
+	return e
+}
