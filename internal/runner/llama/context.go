@@ -1,0 +1,202 @@
+package llama
+
+import (
+	"fmt"
+	"runtime"
+	"unsafe"
+)
+
+// ContextOptions size a context.
+type ContextOptions struct {
+	Sequences   int // streams that have a state at once
+	ContextSeq  int // tokens of each
+	BatchTokens int // most tokens of one Decode
+	Threads     int
+	Unified     bool // one buffer for all sequences instead of one each
+	SWAFull     bool // sliding-window layers keep the whole context
+}
+
+// Context is the state of a model's sequences. One goroutine, locked to its
+// thread, owns it.
+type Context struct {
+	model  *Model
+	handle uintptr
+	mem    uintptr
+	vocab  int
+	batch  *batchMemory
+}
+
+// NewContext allocates state for o.Sequences sequences.
+func (m *Model) NewContext(o ContextOptions) (*Context, error) {
+	l := m.lib
+	p := l.contextDefaults()
+	p.nCtx = uint32(o.Sequences * o.ContextSeq)
+	p.nBatch = uint32(o.BatchTokens)
+	p.nUbatch = uint32(o.BatchTokens)
+	p.nSeqMax = uint32(o.Sequences)
+	p.nThreads = int32(o.Threads)
+	p.nThreadsBatch = int32(o.Threads)
+	// Outputs: one a sequence, so that the logits buffer stays small.
+	p.nOutputsMax = uint32(min(o.Sequences, o.BatchTokens))
+	p.kvUnified = cbool(o.Unified)
+	p.swaFull = cbool(o.SWAFull)
+	l.logs.reset()
+	h := l.contextNew(m.handle, p)
+	if h == 0 {
+		return nil, fmt.Errorf("open a context of %d x %d tokens: %s", o.Sequences, o.ContextSeq, l.logs.cause())
+	}
+	return &Context{model: m, handle: h, mem: l.contextMemory(h), vocab: m.Vocabulary(), batch: newBatchMemory(o.BatchTokens)}, nil
+}
+
+func cbool(b bool) uint8 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// Close frees the state.
+func (c *Context) Close() {
+	c.model.lib.contextFree(c.handle)
+	c.handle = 0
+	c.batch.pin.Unpin()
+}
+
+// ContextSeq is the number of tokens each sequence really has.
+func (c *Context) ContextSeq() int { return int(c.model.lib.nCtxSeq(c.handle)) }
+
+// Item is one token of a Decode.
+type Item struct {
+	Token    int32
+	Sequence int
+	Position int
+	// Output asks for the logits of this token; Logits takes the item's index.
+	Output bool
+}
+
+// batchMemory holds the arrays of a llama_batch. They are allocated and
+// pinned once: C reads them in every step.
+type batchMemory struct {
+	token, pos, nSeq, seq []int32
+	seqPtr                []unsafe.Pointer
+	output                []int8
+	pin                   runtime.Pinner
+}
+
+func newBatchMemory(n int) *batchMemory {
+	b := &batchMemory{
+		token: make([]int32, n), pos: make([]int32, n), nSeq: make([]int32, n), seq: make([]int32, n),
+		seqPtr: make([]unsafe.Pointer, n), output: make([]int8, n),
+	}
+	b.pin.Pin(&b.token[0])
+	b.pin.Pin(&b.pos[0])
+	b.pin.Pin(&b.nSeq[0])
+	b.pin.Pin(&b.seq[0])
+	b.pin.Pin(&b.seqPtr[0])
+	b.pin.Pin(&b.output[0])
+	for i := range n {
+		b.nSeq[i] = 1
+		b.seqPtr[i] = unsafe.Pointer(&b.seq[i])
+	}
+	return b
+}
+
+// DecodeError is a failed llama_decode.
+type DecodeError struct {
+	Code  int // 1: no room in the KV cache, 2: aborted, negative: fatal
+	Cause string
+}
+
+func (e *DecodeError) Error() string {
+	if e.Code == 1 {
+		return "decode: no room left in the KV cache"
+	}
+	return fmt.Sprintf("decode: the library returned %d (%s)", e.Code, e.Cause)
+}
+
+// Decode computes items, at most BatchTokens of them, the items of one
+// sequence in order of position. Logits of earlier calls are void afterwards.
+func (c *Context) Decode(items []Item) error {
+	if len(items) == 0 {
+		return nil
+	}
+	b := c.batch
+	if len(items) > len(b.token) {
+		return fmt.Errorf("decode %d tokens: a batch holds %d", len(items), len(b.token))
+	}
+	for i := range items {
+		it := &items[i]
+		b.token[i], b.pos[i], b.seq[i], b.output[i] = it.Token, int32(it.Position), int32(it.Sequence), int8(cbool(it.Output))
+	}
+	r := c.model.lib.decode(c.handle, batch{
+		n:     int32(len(items)),
+		token: unsafe.Pointer(&b.token[0]), pos: unsafe.Pointer(&b.pos[0]), nSeq: unsafe.Pointer(&b.nSeq[0]),
+		seqID: unsafe.Pointer(&b.seqPtr[0]), logits: unsafe.Pointer(&b.output[0]),
+	})
+	if r != 0 {
+		return &DecodeError{Code: int(r), Cause: c.model.lib.logs.cause()}
+	}
+	return nil
+}
+
+// Logits gives the logits of the item at index i of the last Decode. The
+// slice is the library's memory: it is void at the next Decode.
+func (c *Context) Logits(i int) ([]float32, error) {
+	p := c.model.lib.logitsIth(c.handle, int32(i))
+	if p == nil {
+		return nil, fmt.Errorf("logits of token %d: not computed", i)
+	}
+	return unsafe.Slice((*float32)(p), c.vocab), nil
+}
+
+// Synchronize waits for a device that computes in the background.
+func (c *Context) Synchronize() { c.model.lib.synchronize(c.handle) }
+
+// Remove forgets the positions [from, to) of a sequence, to < 0: to its end.
+// It reports whether the memory could: a recurrent state cannot go back.
+func (c *Context) Remove(seq, from, to int) bool {
+	return c.model.lib.memSeqRemove(c.mem, int32(seq), int32(from), int32(to))
+}
+
+// Copy makes dst a copy of the whole of src.
+func (c *Context) Copy(src, dst int) { c.model.lib.memSeqCopy(c.mem, int32(src), int32(dst), -1, -1) }
+
+// Clear forgets everything.
+func (c *Context) Clear() { c.model.lib.memClear(c.mem, true) }
+
+// Range gives the smallest and largest position that a sequence holds, -1
+// if none.
+func (c *Context) Range(seq int) (lo, hi int) {
+	return int(c.model.lib.memSeqMin(c.mem, int32(seq))), int(c.model.lib.memSeqMax(c.mem, int32(seq)))
+}
+
+// State copies a sequence's state out.
+func (c *Context) State(seq int) ([]byte, error) {
+	n := c.model.lib.stateSeqSize(c.handle, int32(seq))
+	if n == 0 {
+		return nil, fmt.Errorf("save sequence %d: it has no state", seq)
+	}
+	b := make([]byte, n)
+	if got := c.model.lib.stateSeqGet(c.handle, unsafe.Pointer(&b[0]), n, int32(seq)); got == 0 || got > n {
+		return nil, fmt.Errorf("save sequence %d: the library wrote %d of %d bytes", seq, got, n)
+	} else {
+		b = b[:got]
+	}
+	return b, nil
+}
+
+// StateBytes is the size that State would give.
+func (c *Context) StateBytes(seq int) int64 {
+	return int64(c.model.lib.stateSeqSize(c.handle, int32(seq)))
+}
+
+// SetState replaces a sequence's state by one that State gave.
+func (c *Context) SetState(seq int, b []byte) error {
+	if len(b) == 0 {
+		return fmt.Errorf("restore sequence %d: empty state", seq)
+	}
+	if got := c.model.lib.stateSeqSet(c.handle, unsafe.Pointer(&b[0]), uint64(len(b)), int32(seq)); got == 0 {
+		return fmt.Errorf("restore sequence %d: the library refused %d bytes", seq, len(b))
+	}
+	return nil
+}
