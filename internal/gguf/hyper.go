@@ -52,6 +52,8 @@ type Hyper struct {
 	Encoder bool // no KV cache at all: embedding and diffusion models
 	// KVIndexer is the width of the extra key cache of sparse attention.
 	KVIndexer int
+	// Loops is how often the layers are run, each time with a cache of its own.
+	Loops int
 }
 
 // SSM holds the sizes of state-space layers.

@@ -171,7 +171,10 @@ func (r *hyperReader) interval(h *Hyper, set func(i int, recurrent, attention bo
 // models without a cache, and extra caches.
 func (r *hyperReader) exceptions(h *Hyper) {
 	shared := 0
+	h.Loops = 1
 	switch h.Arch {
+	case "nanbeige":
+		h.Loops = max(r.num("num_loops", 1), 1)
 	case "gemma3n":
 		shared = max(h.Layers-20, 0)
 	case "gemma4":

@@ -13,16 +13,16 @@ import (
 // Bounds of what is taken for a model at all. They are far above every known
 // model and keep a hostile file from costing more than a moment.
 const (
-	maxHeaderBytes  = 512 << 20 // metadata and tensor directory
-	maxPairs        = 1 << 16
-	maxTensors      = 1 << 17
-	maxKeyBytes     = 1<<16 - 1 // the format's own bound
-	maxNameBytes    = 63        // ggml's GGML_MAX_NAME, without its zero
-	maxDims         = 4
-	maxAlignment    = 1 << 20
-	residentValue   = 64 << 10 // a larger value stays in the file
-	residentTotal   = 8 << 20  // and so does what comes after this many bytes
-	maxKeysTotal    = 16 << 20
+	maxHeaderBytes   = 512 << 20 // metadata and tensor directory
+	maxPairs         = 1 << 16
+	maxTensors       = 1 << 17
+	maxKeyBytes      = 1<<16 - 1 // the format's own bound
+	maxNameBytes     = 63        // ggml's GGML_MAX_NAME, without its zero
+	maxDims          = 4
+	maxAlignment     = 1 << 20
+	residentValue    = 64 << 10 // a larger value stays in the file
+	residentTotal    = 8 << 20  // and so does what comes after this many bytes
+	maxKeysTotal     = 16 << 20
 	defaultAlignment = 32
 )
 

@@ -1,0 +1,224 @@
+package gguf
+
+import (
+	"fmt"
+	"math"
+	"slices"
+)
+
+// EstimateSpec says how a context would be opened.
+type EstimateSpec struct {
+	Context int // tokens of each slot
+	Slots   int // sequences; each has its own cells, they are not unified
+	Batch   int // tokens computed at once (n_ubatch); 0: 512
+	// Outputs is the number of tokens a batch may ask logits for; 0: Slots.
+	Outputs int
+	// KeyType and ValueType of the KV cache; 0: F16.
+	KeyType, ValueType TensorType
+	// FullWindow keeps the whole context in sliding-window layers too.
+	FullWindow bool
+}
+
+func (s EstimateSpec) validate() (EstimateSpec, error) {
+	if s.Batch == 0 {
+		s.Batch = 512
+	}
+	if s.Outputs == 0 {
+		s.Outputs = s.Slots
+	}
+	if s.KeyType == 0 {
+		s.KeyType = F16
+	}
+	if s.ValueType == 0 {
+		s.ValueType = F16
+	}
+	const most = 1 << 30
+	if s.Context < 1 || s.Slots < 1 || s.Batch < 1 || s.Outputs < 1 || s.Context > most || s.Slots > 1<<16 || s.Batch > 1<<20 || s.Outputs > 1<<20 {
+		return s, fmt.Errorf("context %d, slots %d, batch %d and outputs %d must be at least 1 and sensible", s.Context, s.Slots, s.Batch, s.Outputs)
+	}
+	if !s.KeyType.Known() || !s.ValueType.Known() {
+		return s, fmt.Errorf("KV types %s and %s must be types the engine knows", s.KeyType, s.ValueType)
+	}
+	return s, nil
+}
+
+// Estimate is the memory that a model and its context take, in bytes.
+type Estimate struct {
+	Weights   int64 // tensor data
+	KV        int64 // attention caches of all slots
+	Recurrent int64 // recurrent state of all slots
+	Compute   int64 // scratch of one batch: masks and activations
+	Output    int64 // logits handed to the caller
+	Total     int64
+}
+
+// contextPad is what the library rounds a slot's context up to.
+const contextPad = 256
+
+// Estimate says what memory the model and a context need.
+//
+// Weights, KV and Recurrent are what libllama v0.5.0 allocates, to the byte up
+// to padding, for all architectures but deepseek4, whose compressed caches are
+// taken as full ones. Compute is a bound from above, derived from its graphs on
+// the CPU with flash attention; it can be up to twice the real one, mostly
+// where a model is small (the test's table shows how close). Threads' work
+// buffers and the process itself (together some 10 MB) are not in it, nor the
+// mapped file beside weights that the library repacks for the CPU: the system
+// takes those pages back when it needs them.
+func (m *Model) Estimate(spec EstimateSpec) (Estimate, error) {
+	spec, err := spec.validate()
+	if err != nil {
+		return Estimate{}, fmt.Errorf("estimate memory: %w", err)
+	}
+	h, err := m.Hyper()
+	if err != nil {
+		return Estimate{}, fmt.Errorf("estimate memory: %w", err)
+	}
+	full, windowed := h.cells(spec)
+	kv, masks := h.cache(spec, full, windowed)
+	recurrent := 0.0
+	for _, yes := range h.Recurrent {
+		if yes {
+			recurrent += float64(h.ConvState+h.SSMState) * 4 * float64(spec.Slots)
+		}
+	}
+	e := Estimate{
+		Weights:   m.TensorBytes(),
+		KV:        clamp(kv),
+		Recurrent: clamp(recurrent),
+		Compute:   clamp(masks + h.activations(spec)),
+		Output:    clamp(float64(spec.Outputs) * float64(h.Vocabulary) * 4),
+	}
+	e.Total = clamp(float64(e.Weights) + float64(e.KV) + float64(e.Recurrent) + float64(e.Compute) + float64(e.Output))
+	return e, nil
+}
+
+// clamp turns a size into an integer. Sizes are summed as floats because a
+// hostile file may name any product of 31-bit numbers.
+func clamp(v float64) int64 {
+	if v >= math.MaxInt64/4 {
+		return math.MaxInt64 / 4
+	}
+	return int64(v)
+}
+
+// cells is the number of tokens that a slot keeps in plain and in windowed
+// layers.
+func (h *Hyper) cells(spec EstimateSpec) (full, windowed int64) {
+	full = alignUp(int64(spec.Context), contextPad)
+	windowed = full
+	if !spec.FullWindow && h.Window > 0 {
+		windowed = min(full, alignUp(min(full, int64(h.Window)+int64(spec.Batch)), contextPad))
+	}
+	return full, windowed
+}
+
+// cache is the size of all KV caches and of the attention masks for them.
+func (h *Hyper) cache(spec EstimateSpec, full, windowed int64) (kv, masks float64) {
+	usesFull, usesWindow := false, false
+	for i, yes := range h.Attention {
+		if !yes {
+			continue
+		}
+		cells, k, v := full, h.KeyDim, h.ValueDim
+		if h.Windowed[i] {
+			cells, k, v = windowed, h.KeyDimSWA, h.ValDimSWA
+			usesWindow = true
+		} else {
+			usesFull = true
+		}
+		bytes := rowBytes(spec.KeyType, k*h.KVHeads[i]) + rowBytes(spec.KeyType, h.KVIndexer)
+		if !h.MLA {
+			bytes += rowBytes(spec.ValueType, v*h.KVHeads[i])
+		}
+		kv += bytes * float64(cells) * float64(spec.Slots) * float64(max(h.Loops, 1))
+	}
+	// One f16 mask a kind of cache: cells of a slot times tokens of the batch.
+	if usesFull {
+		masks += float64(full) * float64(spec.Batch) * 2
+	}
+	if usesWindow {
+		masks += float64(windowed) * float64(spec.Batch) * 2
+	}
+	return kv, masks
+}
+
+func rowBytes(t TensorType, n int) float64 {
+	elements, bytes := t.Block()
+	return math.Ceil(float64(n)/float64(elements)) * float64(bytes)
+}
+
+// activations is the scratch memory of the widest point of the graph.
+func (h *Hyper) activations(spec EstimateSpec) float64 {
+	embedding := float64(h.Embedding)
+	widest := 0.0 // f32 values for each token
+	for i := range h.Layers {
+		widest = max(widest, h.feedForward(i))
+		if h.Attention[i] {
+			k, v := float64(max(h.KeyDim, h.KeyDimSWA)), float64(max(h.ValueDim, h.ValDimSWA))
+			q, kv := float64(h.Heads[i]), float64(h.KVHeads[i])
+			// residual and norm; queries, keys before and after rotation; values
+			widest = max(widest, 2*embedding+2*q*k+kv*(2*k+v))
+		}
+	}
+	state := 0.0
+	if slices.Contains(h.Recurrent, true) {
+		inner := float64(max(h.SSM.Inner, h.Embedding))
+		mixed := inner + 2*float64(h.SSM.Groups*h.SSM.State)
+		// residual and norm; projection (with its gate); convolution in and out; result twice
+		widest = max(widest, 2*embedding+inner+mixed+2*mixed+2*inner)
+		// The states of the batch's sequences are gathered and written back.
+		state = 2 * 4 * float64(h.ConvState+h.SSMState) * float64(spec.Slots)
+	}
+	head := 4 * float64(spec.Outputs) * (float64(h.Vocabulary) + 2*embedding)
+	const inputs = 64 << 10 // token ids, positions, row numbers, alignment
+	return inputs + max(4*float64(spec.Batch)*widest+state, head)
+}
+
+// feedForward counts the values a token needs at once in layer i's
+// feed-forward part: residual, norm, gate, up, their product, and what
+// fragmentation costs (found by comparison with the library, see the test).
+func (h *Hyper) feedForward(i int) float64 {
+	embedding, wide := float64(h.Embedding), float64(h.FFN[i])
+	if h.Experts > 0 && h.ExpertsUsed > 0 {
+		expert := float64(h.ExpertFFN)
+		if expert == 0 {
+			expert = wide
+		}
+		used := float64(h.ExpertsUsed)
+		routed := max(3*used*expert, used*expert+2*used*embedding)
+		return 4*embedding + max(routed, 3*wide)
+	}
+	return 4*embedding + 3*wide
+}
+
+// FitContext finds the largest context for each slot, at most spec.Context and
+// a multiple of 256 below that, whose estimate stays within limit bytes. It
+// reports false, with the estimate of the smallest context, when none does.
+func (m *Model) FitContext(limit int64, spec EstimateSpec) (int, Estimate, bool, error) {
+	want := spec.Context
+	e, err := m.Estimate(spec)
+	if err != nil || e.Total <= limit {
+		return want, e, err == nil, err
+	}
+	low, high := 0, (want-1)/contextPad // in steps; low fits or is 0
+	var best Estimate
+	for low < high {
+		mid := (low + high + 1) / 2
+		spec.Context = mid * contextPad
+		if e, err = m.Estimate(spec); err != nil {
+			return 0, Estimate{}, false, err
+		}
+		if e.Total <= limit {
+			low, best = mid, e
+		} else {
+			high = mid - 1
+		}
+	}
+	if low == 0 {
+		spec.Context = min(want, contextPad)
+		e, err = m.Estimate(spec)
+		return spec.Context, e, false, err
+	}
+	return low * contextPad, best, true, nil
+}
