@@ -1,0 +1,162 @@
+package httpapi
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+)
+
+// Mux is where a dialect registers its routes, with net/http's patterns
+// ("POST /v1/chat/completions", "GET /v1/models/{id...}").
+type Mux interface {
+	Handle(pattern string, handler http.Handler)
+	HandleFunc(pattern string, handler func(http.ResponseWriter, *http.Request))
+	ServeHTTP(w http.ResponseWriter, r *http.Request)
+}
+
+// routes is a ServeMux that forgives a trailing or doubled slash, answers
+// OPTIONS, and says in the API's error shape which endpoints there are.
+// Written while mounting only, then read from any goroutine.
+type routes struct {
+	mux      *http.ServeMux
+	patterns []string // "METHOD /path", as registered
+}
+
+func newRoutes() *routes { return &routes{mux: http.NewServeMux()} }
+
+func (m *routes) Handle(pattern string, handler http.Handler) {
+	m.mux.Handle(pattern, handler)
+	m.patterns = append(m.patterns, pattern)
+}
+
+func (m *routes) HandleFunc(pattern string, handler func(http.ResponseWriter, *http.Request)) {
+	m.Handle(pattern, http.HandlerFunc(handler))
+}
+
+func (m *routes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.Contains(r.URL.Path, "//") {
+		r = withPath(r, path.Clean(r.URL.Path)) // a base URL that ends in a slash
+	}
+	if m.matches(r) {
+		m.mux.ServeHTTP(w, r)
+		return
+	}
+	if p := strings.TrimRight(r.URL.Path, "/"); p != "" && p != r.URL.Path {
+		if trimmed := withPath(r, p); m.matches(trimmed) {
+			m.mux.ServeHTTP(w, trimmed)
+			return
+		}
+	}
+	if allowed := m.methods(r); len(allowed) > 0 {
+		w.Header().Set("Allow", strings.Join(allowed, ", "))
+		if r.Method == http.MethodOptions {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		WriteError(w, &Error{
+			Status: http.StatusMethodNotAllowed, Type: TypeInvalidRequest, Code: "method_not_allowed",
+			Message: fmt.Sprintf("%s does not take %s: use %s", r.URL.Path, r.Method, strings.Join(allowed, " or ")),
+		})
+		return
+	}
+	WriteError(w, &Error{
+		Status: http.StatusNotFound, Type: TypeInvalidRequest, Code: "unknown_url",
+		Message: fmt.Sprintf("there is no %s %s here; the nearest endpoints are %s",
+			r.Method, clip(r.URL.Path, 200), strings.Join(m.nearest(r.URL.Path, 3), ", ")),
+	})
+}
+
+func (m *routes) matches(r *http.Request) bool {
+	_, pattern := m.mux.Handler(r)
+	return pattern != ""
+}
+
+// methods lists what the path of r takes, whatever r's own method.
+func (m *routes) methods(r *http.Request) []string {
+	probe := withPath(r, cmp.Or(strings.TrimRight(r.URL.Path, "/"), "/"))
+	var allowed []string
+	for _, method := range []string{
+		http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+	} {
+		probe.Method = method
+		if m.matches(probe) {
+			allowed = append(allowed, method)
+		}
+	}
+	return allowed
+}
+
+// nearest gives the registered endpoints most like the path, best first.
+func (m *routes) nearest(p string, n int) []string {
+	p = clip(strings.ToLower(p), 200)
+	type candidate struct {
+		pattern string
+		score   int
+	}
+	var all []candidate
+	for _, pattern := range m.patterns {
+		_, route, ok := strings.Cut(pattern, " ")
+		if !ok {
+			route = pattern
+		}
+		score := distance(p, strings.ToLower(route))
+		// "/chat/completions" and "/api/v1/models" miss or add a prefix only.
+		if strings.HasSuffix(route, p) || strings.HasSuffix(p, route) {
+			score = 0
+		}
+		all = append(all, candidate{pattern, score})
+	}
+	slices.SortStableFunc(all, func(a, b candidate) int { return a.score - b.score })
+	var best []string
+	for _, c := range all[:min(n, len(all))] {
+		best = append(best, c.pattern)
+	}
+	return best
+}
+
+// distance is the Levenshtein distance in bytes.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// withPath is r with another path; escapes in the old one are kept where they
+// can be, so that a model id with an escaped slash stays one.
+func withPath(r *http.Request, p string) *http.Request {
+	u := new(url.URL)
+	*u = *r.URL
+	u.Path = p
+	if u.RawPath = strings.TrimRight(r.URL.RawPath, "/"); strings.Contains(u.RawPath, "//") {
+		u.RawPath = path.Clean(u.RawPath)
+	}
+	changed := new(http.Request)
+	*changed = *r
+	changed.URL = u
+	return changed
+}
+
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "..."
+}
