@@ -11,3 +11,10 @@ func dlopen(path string) (uintptr, error) {
 }
 
 func dlsym(lib uintptr, name string) (uintptr, error) { return purego.Dlsym(lib, name) }
+
+func progressCallback(h *progressHook) uintptr {
+	return purego.NewCallback(func(done float32, _ uintptr) bool {
+		h.call(float64(done))
+		return true // false would end the load
+	})
+}

@@ -11,3 +11,6 @@ func dlopen(path string) (uintptr, error) {
 func dlsym(lib uintptr, name string) (uintptr, error) {
 	return windows.GetProcAddress(windows.Handle(lib), name)
 }
+
+// progressCallback is null: Windows callbacks can't take the float.
+func progressCallback(*progressHook) uintptr { return 0 }

@@ -116,7 +116,7 @@ func Open(f Files, log func(level int, line string)) (*Library, error) {
 		l.logs.write(int(int32(level)), goString(text))
 		return 0
 	}), 0)
-	l.progress.callback = purego.NewCallback(func(p uintptr, _ uintptr) uintptr { return 1 })
+	l.progress.callback = progressCallback(l.progress)
 	l.loadBackends(f.Dir)
 	l.backendInit()
 	if l.devCount() == 0 {
@@ -229,6 +229,21 @@ type progressHook struct {
 	mu       sync.Mutex // guards report
 	report   func(float64)
 	callback uintptr // made once: purego never frees one
+}
+
+func (h *progressHook) set(f func(float64)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.report = f
+}
+
+func (h *progressHook) call(done float64) {
+	h.mu.Lock()
+	f := h.report
+	h.mu.Unlock()
+	if f != nil {
+		f(done)
+	}
 }
 
 // goString copies a C string.

@@ -12,6 +12,9 @@ type ModelOptions struct {
 	GPULayers int  // negative: all that fit
 	Mmap      bool // map the file; otherwise the library chooses
 	VocabOnly bool
+	// Progress of the load, 0 to 1, called on the loading goroutine; may be nil.
+	// Windows reports none: a callback there can't take a float.
+	Progress func(float64)
 }
 
 // Model is a set of loaded weights and their vocabulary.
@@ -38,6 +41,11 @@ func (l *Library) LoadModel(paths []string, o ModelOptions) (*Model, error) {
 	}
 	if o.VocabOnly {
 		p.vocabOnly = 1
+	}
+	if o.Progress != nil {
+		l.progress.set(o.Progress)
+		defer l.progress.set(nil)
+		p.progress = l.progress.callback
 	}
 	l.logs.reset()
 	var h uintptr

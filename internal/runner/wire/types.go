@@ -23,7 +23,10 @@ type Hello struct {
 
 // EngineSpec says which library the runner loads and is sent first of all.
 type EngineSpec struct {
-	Dir string `json:"dir"` // folder that holds libllama and libggml
+	Dir      string `json:"dir"`       // folder where ggml looks for its backends
+	Llama    string `json:"llama"`     // path of libllama
+	GGML     string `json:"ggml"`      // path of libggml
+	GGMLBase string `json:"ggml_base"` // path of libggml-base
 }
 
 // EngineInfo describes the loaded library.

@@ -1,0 +1,173 @@
+package runner
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/skein-run/skein/internal/runner/llama"
+	"github.com/skein-run/skein/internal/runner/wire"
+)
+
+// engine is what the loop needs of a model and its context. Decode and the
+// state calls belong to the loop's goroutine; vocabulary calls to any.
+type engine interface {
+	Decode([]llama.Item) error
+	Logits(i int) ([]float32, error)
+	Remove(seq, from, to int) bool
+	Copy(src, dst int)
+	State(seq int) ([]byte, error)
+	StateBytes(seq int) int64
+	SetState(seq int, b []byte) error
+}
+
+// vocabulary is what the loop needs of a tokenizer.
+type vocabulary interface {
+	Vocabulary() int
+	IsEnd(token int32) bool
+	Piece(token int32, special bool) []byte
+}
+
+// openLibrary loads llama.cpp; the library's log goes to stderr, where the
+// node reads it.
+func openLibrary(spec wire.EngineSpec) (*llama.Library, wire.EngineInfo, error) {
+	lib, err := llama.Open(llama.Files{Dir: spec.Dir, Llama: spec.Llama, GGML: spec.GGML, GGMLBase: spec.GGMLBase}, logLine)
+	if err != nil {
+		return nil, wire.EngineInfo{}, err
+	}
+	info := wire.EngineInfo{Dir: spec.Dir, Version: lib.VersionString(), SystemInfo: lib.SystemInfo()}
+	for _, d := range lib.Devices() {
+		info.Devices = append(info.Devices, wire.Device{
+			Name: d.Name, Description: d.Description, Backend: d.Backend, Type: d.Type,
+			MemoryFree: d.MemoryFree, MemoryTotal: d.MemoryTotal,
+		})
+	}
+	return lib, info, nil
+}
+
+// Sizes of the prompt chunk. A chunk bounds how long running streams wait for
+// an arriving prompt, and is the grid of prefix reuse. On a CPU 128 tokens are
+// within 3 % of the speed of 512 (docs/benchmarks.md); larger models take
+// smaller ones, GPUs larger.
+const (
+	chunkCPU      = 128
+	chunkCPULarge = 64
+	chunkGPU      = 512
+	largeModel    = 3e9 // parameters
+)
+
+// chunkFor is the chunk of a model. It depends on nothing that varies between
+// two starts on one machine, so that answers do not either.
+func chunkFor(want int, parameters uint64, gpu bool, context int) int {
+	n := want
+	switch {
+	case n > 0:
+	case gpu:
+		n = chunkGPU
+	case parameters >= largeModel:
+		n = chunkCPULarge
+	default:
+		n = chunkCPU
+	}
+	return max(1, min(n, context))
+}
+
+// loaded is a model with its context.
+type loaded struct {
+	model *llama.Model
+	ctx   *llama.Context
+	info  wire.ModelInfo
+}
+
+// load carries out a LoadRequest on the loop's goroutine.
+func load(lib *llama.Library, req wire.LoadRequest, gpu bool, progress func(float64)) (*loaded, error) {
+	if req.Slots < 1 || req.Context < 2 && !req.VocabOnly {
+		return nil, &wire.Failure{Code: wire.CodeInvalid, Message: fmt.Sprintf("load: %d slots of %d tokens", req.Slots, req.Context)}
+	}
+	m, err := lib.LoadModel(req.Paths, llama.ModelOptions{GPULayers: req.GPULayers, Mmap: req.Mmap, VocabOnly: req.VocabOnly, Progress: progress})
+	if err != nil {
+		return nil, &wire.Failure{Code: loadCode(err), Message: err.Error()}
+	}
+	l := &loaded{model: m, info: describe(m)}
+	if req.VocabOnly {
+		return l, nil
+	}
+	if ok, why := m.Generative(); !ok {
+		m.Close()
+		return nil, &wire.Failure{Code: wire.CodeModel, Message: fmt.Sprintf("load %s: %s", req.Paths[0], why)}
+	}
+	chunk := chunkFor(req.ChunkTokens, m.Parameters(), gpu, req.Context)
+	ctx, err := m.NewContext(llama.ContextOptions{
+		Sequences: req.Slots, ContextSeq: req.Context, BatchTokens: max(chunk, req.Slots), Threads: req.Threads,
+	})
+	if err != nil {
+		m.Close()
+		return nil, &wire.Failure{Code: contextCode(err), Message: err.Error()}
+	}
+	l.ctx = ctx
+	l.info.Context, l.info.Slots, l.info.Threads, l.info.ChunkTokens = min(req.Context, ctx.ContextSeq()), req.Slots, req.Threads, chunk
+	if err := warmUp(l); err != nil {
+		l.Close()
+		return nil, &wire.Failure{Code: wire.CodeInternal, Message: "warm up: " + err.Error()}
+	}
+	return l, nil
+}
+
+// Close frees context and model.
+func (l *loaded) Close() {
+	if l.ctx != nil {
+		l.ctx.Close()
+	}
+	l.model.Close()
+}
+
+// warmUp computes one token, so that the first request does not pay for
+// paging the weights in.
+func warmUp(l *loaded) error {
+	token := max(l.info.BOS, 0)
+	if err := l.ctx.Decode([]llama.Item{{Token: token, Output: true}}); err != nil {
+		return err
+	}
+	if _, err := l.ctx.Logits(0); err != nil {
+		return err
+	}
+	l.ctx.Clear()
+	return nil
+}
+
+func describe(m *llama.Model) wire.ModelInfo {
+	info := wire.ModelInfo{
+		Description: m.Description(), Parameters: m.Parameters(), Bytes: m.Bytes(), Layers: m.Layers(),
+		Embedding: m.Embedding(), Vocabulary: m.Vocabulary(), TrainedContext: m.TrainedContext(),
+		BOS: m.BOS(), EOS: m.EOS(), AddBOS: m.AddBOS(), ChatTemplate: m.ChatTemplate(), Memory: m.Memory(),
+	}
+	for t := range int32(info.Vocabulary) {
+		if m.IsEnd(t) {
+			info.EndTokens = append(info.EndTokens, t)
+		}
+	}
+	if info.BOS >= 0 {
+		info.BOSPiece = string(m.Piece(info.BOS, true))
+	}
+	if info.EOS >= 0 {
+		info.EOSPiece = string(m.Piece(info.EOS, true))
+	}
+	return info
+}
+
+// loadCode sorts the library's refusal by its words, which are all it gives.
+func loadCode(err error) string {
+	s := strings.ToLower(err.Error())
+	for _, word := range []string{"allocat", "out of memory", "cannot reserve", "mmap failed"} {
+		if strings.Contains(s, word) {
+			return wire.CodeMemory
+		}
+	}
+	return wire.CodeModel
+}
+
+func contextCode(err error) string {
+	if loadCode(err) == wire.CodeMemory {
+		return wire.CodeMemory
+	}
+	return wire.CodeModel
+}

@@ -1,0 +1,286 @@
+package runner
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/skein-run/skein/internal/runner/llama"
+	"github.com/skein-run/skein/internal/runner/schedule"
+	"github.com/skein-run/skein/internal/runner/wire"
+)
+
+// Main runs the child: it speaks wire on its standard input and output until
+// the input ends, and returns the exit code. Standard output carries frames
+// only: what C code prints there is sent to standard error.
+func Main(build string) int {
+	out, err := claimStdout()
+	if err != nil {
+		logLine(logError, err.Error())
+		return 1
+	}
+	r := &process{conn: wire.NewConn(os.Stdin, out), build: build}
+	err = r.run()
+	if err != nil {
+		logLine(logError, err.Error())
+		return 1
+	}
+	return 0
+}
+
+// Probe loads the library, writes what it found to out as JSON, and returns
+// the exit code. The node runs it in a child of its own: probing a broken
+// driver may crash.
+func Probe(spec wire.EngineSpec, out io.Writer) int {
+	frames, err := claimStdout()
+	if err != nil {
+		logLine(logError, err.Error())
+		return 1
+	}
+	if out == os.Stdout {
+		out = frames
+	}
+	_, info, err := openLibrary(spec)
+	if err != nil {
+		logLine(logError, err.Error())
+		return 1
+	}
+	if err := json.NewEncoder(out).Encode(info); err != nil {
+		logLine(logError, err.Error())
+		return 1
+	}
+	return 0
+}
+
+// process is the child's state between frames.
+type process struct {
+	conn  *wire.Conn
+	build string
+
+	lib   *llama.Library
+	gpu   bool
+	model *loaded
+	loop  *loop
+}
+
+// run answers frames until the node closes or the loop fails.
+func (r *process) run() error {
+	if _, err := r.conn.Handshake(r.build); err != nil {
+		return err
+	}
+	frames := make(chan wire.Frame)
+	ended := make(chan error, 1)
+	go func() {
+		for {
+			f, err := r.conn.Read()
+			if err != nil {
+				ended <- err
+				// The main goroutine may be deep in the library. Without a node
+				// there is nobody to work for, so leave at once.
+				if !errors.Is(err, io.EOF) {
+					logLine(logError, err.Error())
+				}
+				os.Exit(0)
+			}
+			frames <- f
+		}
+	}()
+	failed := make(chan error, 1)
+	for {
+		select {
+		case err := <-failed:
+			return err
+		case f := <-frames:
+			stop, err := r.handle(f, failed)
+			if err != nil || stop {
+				return err
+			}
+		}
+	}
+}
+
+func (r *process) handle(f wire.Frame, failed chan<- error) (stop bool, err error) {
+	switch f.Type {
+	case wire.TypeEngine:
+		var spec wire.EngineSpec
+		if err := f.Decode(&spec); err != nil {
+			return false, err
+		}
+		if r.lib != nil {
+			return false, r.fail(f.Ref, wire.CodeInvalid, errors.New("the library is loaded already"))
+		}
+		lib, info, err := openLibrary(spec)
+		if err != nil {
+			return false, r.fail(f.Ref, wire.CodeEngine, err)
+		}
+		r.lib = lib
+		for _, d := range info.Devices {
+			r.gpu = r.gpu || d.Type == "gpu" || d.Type == "igpu"
+		}
+		return false, r.conn.SendJSON(wire.TypeResult, f.Ref, info)
+	case wire.TypeLoad:
+		return false, r.load(f, failed)
+	case wire.TypeTokenize:
+		go r.tokenize(f) // a long text must not hold up cancels
+		return false, nil
+	case wire.TypeGenerate:
+		var req wire.GenerateRequest
+		if err := f.Decode(&req); err != nil {
+			return false, err
+		}
+		if r.loop == nil {
+			return false, r.conn.SendJSON(wire.TypeDone, req.ID, wire.Done{ID: req.ID, Reason: wire.ReasonError, Code: wire.CodeInvalid, Error: "no model is loaded for generation"})
+		}
+		r.loop.post(message{start: &req})
+		return false, nil
+	case wire.TypeCancel:
+		if r.loop != nil {
+			r.loop.post(message{cancel: f.Ref})
+		}
+		return false, nil
+	case wire.TypeStats:
+		var s wire.Stats
+		if r.loop != nil {
+			s = r.loop.snapshot()
+		}
+		return false, r.conn.SendJSON(wire.TypeResult, f.Ref, s)
+	case wire.TypeClose:
+		// The process ends; the system takes the memory back faster than the
+		// library could free it.
+		return true, nil
+	}
+	return false, fmt.Errorf("%w: type %d from the node", wire.ErrFrame, f.Type)
+}
+
+func (r *process) fail(ref uint64, code string, err error) error {
+	f := &wire.Failure{Code: code, Message: err.Error()}
+	var given *wire.Failure
+	if errors.As(err, &given) {
+		f = given
+	}
+	return r.conn.SendJSON(wire.TypeFailure, ref, f)
+}
+
+// load starts the goroutine that owns the library's context: it loads,
+// answers, and then runs the step loop.
+func (r *process) load(f wire.Frame, failed chan<- error) error {
+	var req wire.LoadRequest
+	if err := f.Decode(&req); err != nil {
+		return err
+	}
+	if r.lib == nil || r.model != nil {
+		return r.fail(f.Ref, wire.CodeInvalid, errors.New("load comes once, after the engine"))
+	}
+	if req.Threads <= 0 {
+		req.Threads = runtime.GOMAXPROCS(0)
+	}
+	reuse, err := parseReuse(req.PrefixReuse)
+	if err != nil {
+		return r.fail(f.Ref, wire.CodeInvalid, err)
+	}
+	ready := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // for good: the context stays on this thread
+		// A beat says that the load is alive even where the library reports
+		// no progress (a large allocation, a slow disk).
+		stopBeats := r.beats(func() wire.Beat { return wire.Beat{Busy: true} })
+		last := -1.0
+		m, err := load(r.lib, req, r.gpu, func(done float64) {
+			if done-last >= 0.01 || done == 1 {
+				last = done
+				if err := r.conn.SendJSON(wire.TypeProgress, f.Ref, wire.Progress{Done: done}); err != nil {
+					logLine(logWarn, err.Error())
+				}
+			}
+		})
+		stopBeats()
+		if err != nil {
+			ready <- err
+			return
+		}
+		r.model = m
+		if m.ctx == nil {
+			ready <- nil
+			return
+		}
+		sched, err := schedule.New(schedule.Config{
+			Slots: req.Slots, Context: m.info.Context, Chunk: m.info.ChunkTokens, Pending: req.PendingLimit,
+			Reuse: reuse, Rewindable: m.info.Memory == llama.MemoryAttention, CacheBytes: req.CacheBytes,
+		})
+		if err != nil {
+			ready <- err
+			return
+		}
+		r.loop = newLoop(m.ctx, m.model, r.conn, sched, time.Now)
+		ready <- nil
+		r.beats(func() wire.Beat { return wire.Beat{Steps: r.loop.steps.Load(), Busy: r.loop.busy.Load()} })
+		failed <- r.loop.run()
+	}()
+	begin := time.Now()
+	if err := <-ready; err != nil {
+		return r.fail(f.Ref, wire.CodeInternal, err)
+	}
+	r.model.info.LoadSeconds = time.Since(begin).Seconds()
+	return r.conn.SendJSON(wire.TypeResult, f.Ref, r.model.info)
+}
+
+// beats sends a Beat each second on a goroutine of its own, so that it goes
+// on while the library computes. Idle beats are not sent.
+func (r *process) beats(state func() wire.Beat) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		t := time.NewTicker(time.Second)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+				if b := state(); b.Busy {
+					if err := r.conn.SendJSON(wire.TypeBeat, 0, b); err != nil {
+						return // the reader of stdin sees the same end
+					}
+				}
+			}
+		}
+	}()
+	return cancel
+}
+
+func (r *process) tokenize(f wire.Frame) {
+	reply := func() error {
+		req, err := wire.DecodeTokenize(f.Body)
+		if err != nil {
+			return r.fail(f.Ref, wire.CodeInvalid, err)
+		}
+		if r.model == nil {
+			return r.fail(f.Ref, wire.CodeInvalid, errors.New("no model is loaded"))
+		}
+		ids, err := r.model.model.Tokenize(req.Text, req.AddSpecial, req.ParseSpecial)
+		if err != nil {
+			return r.fail(f.Ref, wire.CodeInvalid, err)
+		}
+		return r.conn.Send(wire.TypeTokens, f.Ref, wire.AppendIDs(nil, ids))
+	}
+	if err := reply(); err != nil {
+		logLine(logWarn, err.Error())
+	}
+}
+
+// parseReuse reads LoadRequest.PrefixReuse.
+func parseReuse(s string) (schedule.Reuse, error) {
+	switch s {
+	case "", "exact":
+		return schedule.ReuseExact, nil
+	case "longest":
+		return schedule.ReuseLongest, nil
+	case "off":
+		return schedule.ReuseOff, nil
+	}
+	return 0, fmt.Errorf("prefix reuse %q: it is exact, longest or off", s)
+}
