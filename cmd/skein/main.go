@@ -1,0 +1,40 @@
+// Command skein makes one AI cluster out of the machines people have. This file
+// turns signals into a context, joins the commands with the node they may run,
+// and exits with their code.
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/skein-run/skein/internal/cli"
+	"github.com/skein-run/skein/internal/interrupt"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	interrupts := interrupt.Listen(context.Background())
+	defer interrupts.Close()
+	// Only used to find files beside the program; without it the other places
+	// are searched.
+	executable, err := os.Executable()
+	if err != nil {
+		executable = ""
+	}
+	return cli.Main(interrupts.Context(), cli.Deps{
+		Stdin:      os.Stdin,
+		Stdout:     os.Stdout,
+		Stderr:     os.Stderr,
+		Getenv:     os.Getenv,
+		Executable: executable,
+		Interrupts: interrupts,
+		Serve: func(context.Context, cli.ServeOptions) error {
+			return errors.New("this build has no node")
+		},
+		Local: func(context.Context, cli.LocalOptions) (cli.LocalNode, error) {
+			return cli.LocalNode{}, errors.New("this build has no node")
+		},
+	}, os.Args[1:])
+}

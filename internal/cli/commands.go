@@ -1,0 +1,13 @@
+package cli
+
+import "github.com/spf13/cobra"
+
+// commands lists the subcommands of skein; each has a file of its own.
+func commands(a *app) []*cobra.Command {
+	return []*cobra.Command{
+		newServeCommand(a),
+		newRunCommand(a),
+		newModelsCommand(a),
+		newVersionCommand(a),
+	}
+}

@@ -1,0 +1,400 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/skein-run/skein/api"
+	"github.com/skein-run/skein/internal/bytesize"
+)
+
+// library is the list of model files, behind a node or on this machine's disk.
+type library interface {
+	List(ctx context.Context) ([]api.LibraryEntry, error)
+	Add(ctx context.Context, paths []string) ([]api.LibraryEntry, error)
+	Show(ctx context.Context, name string, contextLength, slots int) (api.LibraryModel, error)
+	Remove(ctx context.Context, name string) (api.LibraryEntry, error)
+}
+
+// newModelsCommand makes `skein models` and what is below it.
+func newModelsCommand(a *app) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "models",
+		Short: "Show what is loaded; list, add, show and remove model files",
+		Long: `Show the models that are loaded and those being fetched. The subcommands are
+about the model files there are; they work with and without a running node.`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args[0])
+			}
+			return explain(a.modelsStatus(cmd.Context(), asJSON))
+		},
+	}
+	addJSONFlag(cmd, &asJSON)
+	cmd.AddCommand(newModelsListCommand(a), newModelsAddCommand(a), newModelsShowCommand(a), newModelsRemoveCommand(a))
+	return cmd
+}
+
+// modelsStatus is the bare `skein models`.
+func (a *app) modelsStatus(ctx context.Context, asJSON bool) error {
+	node, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	if node == nil {
+		return errors.New("no node is running, so nothing is loaded; start one with 'skein serve', or see the files with 'skein models list'")
+	}
+	models, err := node.ClusterModels(ctx)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return a.printJSON(models)
+	}
+	if len(models.Loaded) == 0 && len(models.Downloading) == 0 {
+		fmt.Fprintln(a.Stdout, "No model is loaded. One is loaded when it is first asked for; 'skein models list' shows what there is.")
+		return nil
+	}
+	if len(models.Loaded) > 0 {
+		rows := [][]string{{"MODEL", "STATUS", "CONTEXT", "SLOTS", "MEMORY", "NODES"}}
+		for _, m := range models.Loaded {
+			rows = append(rows, []string{
+				m.ModelName, m.Status, count(uint64(max(0, m.ContextLength))), count(uint64(max(0, m.Slots))),
+				fmt.Sprintf("%.1f GB", m.MemoryGB), strings.Join(m.NodeNames, ", "),
+			})
+		}
+		if err := table(a.Stdout, rows, 2, 3, 4); err != nil {
+			return err
+		}
+		for _, m := range models.Loaded {
+			if m.Error != "" {
+				fmt.Fprintf(a.Stdout, "%s failed: %s\n", m.ModelName, m.Error)
+			}
+		}
+	}
+	if len(models.Downloading) == 0 {
+		return nil
+	}
+	if len(models.Loaded) > 0 {
+		fmt.Fprintln(a.Stdout)
+	}
+	rows := [][]string{{"FETCHING", "STATUS", "DONE", "OF", "SPEED", "NODE"}}
+	for _, d := range models.Downloading {
+		status := d.Status
+		if d.Error != "" {
+			status += ": " + d.Error
+		}
+		rows = append(rows, []string{
+			d.ModelID, status, fmt.Sprintf("%.0f %%", d.ProgressPercent), fmt.Sprintf("%.1f GB", d.TotalGB),
+			fmt.Sprintf("%.1f MB/s", d.SpeedMBs), d.NodeName,
+		})
+	}
+	return table(a.Stdout, rows, 2, 3, 4)
+}
+
+func newModelsListCommand(a *app) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the model files there are",
+		Args:  need(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			files, err := a.openLibrary(cmd.Context())
+			if err != nil {
+				return err
+			}
+			entries, err := files.List(cmd.Context())
+			if err != nil {
+				return explain(err)
+			}
+			if asJSON {
+				return a.printJSON(orEmpty(entries))
+			}
+			return a.printEntries(entries)
+		},
+	}
+	addJSONFlag(cmd, &asJSON)
+	return cmd
+}
+
+// printEntries is the table of files; what is wrong with one stands below it.
+func (a *app) printEntries(entries []api.LibraryEntry) error {
+	if len(entries) == 0 {
+		fmt.Fprintln(a.Stdout, "There is no model. Add one with 'skein models add FILE.gguf'.")
+		return nil
+	}
+	rows := [][]string{{"NAME", "SIZE", "ARCHITECTURE", "QUANT", "PARAMETERS", "CONTEXT", "FROM"}}
+	for _, e := range entries {
+		from := e.Source
+		if e.Problem != "" {
+			from += " (cannot be used)"
+		}
+		rows = append(rows, []string{
+			e.Name, bytesize.Format(e.SizeBytes), e.Architecture, e.Quantization, short(e.Parameters), count(e.ContextLength), from,
+		})
+	}
+	if err := table(a.Stdout, rows, 1, 4, 5); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Problem != "" {
+			fmt.Fprintf(a.Stdout, "%s cannot be used: %s\n", e.Name, e.Problem)
+		}
+	}
+	return nil
+}
+
+func newModelsAddCommand(a *app) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "add FILE...",
+		Short: "List model files of yours, where they are",
+		Long: `List .gguf files, without copying them. Any part of a split file stands for the
+whole. A running node lists them before the command returns.`,
+		Args: need(1, -1, "say which file: skein models add FILE.gguf"),
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return []string{"gguf"}, cobra.ShellCompDirectiveFilterFileExt
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			paths := make([]string, len(args))
+			for i, arg := range args {
+				abs, err := filepath.Abs(arg)
+				if err != nil {
+					return fmt.Errorf("find %s: %w", arg, err)
+				}
+				// A node elsewhere has files of its own.
+				if _, err := os.Stat(abs); err != nil && !a.remote() {
+					return fmt.Errorf("add %s: %w", arg, err)
+				}
+				paths[i] = abs
+			}
+			files, err := a.openLibrary(cmd.Context())
+			if err != nil {
+				return err
+			}
+			entries, err := files.Add(cmd.Context(), paths)
+			if err != nil {
+				return explain(err)
+			}
+			if asJSON {
+				return a.printJSON(orEmpty(entries))
+			}
+			for _, e := range entries {
+				a.note("added %s (%s)", e.Name, bytesize.Format(e.SizeBytes))
+			}
+			return nil
+		},
+	}
+	addJSONFlag(cmd, &asJSON)
+	return cmd
+}
+
+func newModelsShowCommand(a *app) *cobra.Command {
+	var asJSON bool
+	var contextLength, slots int
+	cmd := &cobra.Command{
+		Use:               "show NAME",
+		Short:             "Show a model's metadata, chat template and memory",
+		Args:              need(1, 1, "say which model: skein models show NAME"),
+		ValidArgsFunction: a.completeModels,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if contextLength < 0 || slots < 0 {
+				return usage(cmd, "--context and --slots must not be negative")
+			}
+			files, err := a.openLibrary(cmd.Context())
+			if err != nil {
+				return err
+			}
+			m, err := files.Show(cmd.Context(), args[0], contextLength, slots)
+			if err != nil {
+				return explain(err)
+			}
+			if asJSON {
+				return a.printJSON(m)
+			}
+			return a.printModel(m)
+		},
+	}
+	cmd.Flags().IntVar(&contextLength, "context", 0, "tokens of each slot, for the estimate of memory")
+	cmd.Flags().IntVar(&slots, "slots", 0, "requests at once, for the estimate of memory")
+	addJSONFlag(cmd, &asJSON)
+	return cmd
+}
+
+// printModel is `models show` for a person.
+func (a *app) printModel(m api.LibraryModel) error {
+	rows := [][]string{
+		{"name", m.Name},
+		{"files", strings.Join(m.Paths, "\n")},
+		{"size", bytesize.Format(m.SizeBytes)},
+		{"architecture", m.Architecture},
+		{"quantization", m.Quantization},
+		{"parameters", short(m.Parameters)},
+		{"trained context", count(m.ContextLength)},
+		{"from", m.Source},
+	}
+	if m.Problem != "" {
+		rows = append(rows, []string{"problem", m.Problem})
+	}
+	// Continuation lines of a value keep the column free.
+	var flat [][]string
+	for _, row := range rows {
+		for i, line := range strings.Split(row[1], "\n") {
+			key := row[0]
+			if i > 0 {
+				key = ""
+			}
+			flat = append(flat, []string{key, line})
+		}
+	}
+	if err := table(a.Stdout, flat); err != nil {
+		return err
+	}
+	if memory := m.Memory; memory != nil {
+		fmt.Fprintf(a.Stdout, "\nMemory for %d slots of %s tokens (estimate)\n", memory.Slots, count(uint64(max(0, memory.ContextLength))))
+		parts := [][]string{{"  weights", bytesize.Format(memory.WeightsBytes)}, {"  attention cache", bytesize.Format(memory.KVBytes)}}
+		if memory.RecurrentBytes > 0 {
+			parts = append(parts, []string{"  recurrent states", bytesize.Format(memory.RecurrentBytes)})
+		}
+		parts = append(parts, []string{"  computing", bytesize.Format(memory.ComputeBytes)}, []string{"  total", bytesize.Format(memory.TotalBytes)})
+		if err := table(a.Stdout, parts, 1); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintln(a.Stdout, "\nMetadata")
+	metadata := make([][]string, len(m.Metadata))
+	for i, kv := range m.Metadata {
+		metadata[i] = []string{"  " + kv.Key, kv.Type, visible(kv.Value)}
+	}
+	if err := table(a.Stdout, metadata); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.Stdout, "\nChat template")
+	if m.ChatTemplate == "" {
+		fmt.Fprintln(a.Stdout, "  (none: ChatML is used)")
+		return nil
+	}
+	fmt.Fprintln(a.Stdout, visible(strings.TrimRight(m.ChatTemplate, "\n")))
+	return nil
+}
+
+func newModelsRemoveCommand(a *app) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:               "remove NAME",
+		Aliases:           []string{"rm"},
+		Short:             "Take a model off the list; its file stays",
+		Args:              need(1, 1, "say which model: skein models remove NAME"),
+		ValidArgsFunction: a.completeModels,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			files, err := a.openLibrary(cmd.Context())
+			if err != nil {
+				return err
+			}
+			entry, err := files.Remove(cmd.Context(), args[0])
+			if err != nil {
+				return explain(err)
+			}
+			if asJSON {
+				return a.printJSON(entry)
+			}
+			a.note("removed %s from the list; %s stays where it is", entry.Name, strings.Join(entry.Paths, ", "))
+			return nil
+		},
+	}
+	addJSONFlag(cmd, &asJSON)
+	return cmd
+}
+
+// remote says whether the user named a node, which may be on another machine.
+func (a *app) remote() bool {
+	return a.flagOr(a.host, "SKEIN_HOST") != "" || a.flagOr(a.port, "SKEIN_PORT") != ""
+}
+
+// openLibrary gives the running node's library, or the one on disk.
+func (a *app) openLibrary(ctx context.Context) (library, error) {
+	node, err := a.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if node != nil {
+		return node.Library(), nil
+	}
+	return a.openLocalLibrary()
+}
+
+// completeModels offers model names to the shell. Completion has no way to
+// show an error, so there are no offers instead.
+func (a *app) completeModels(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	a.quiet = true
+	files, err := a.openLibrary(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	entries, err := files.List(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	var names []string
+	for _, e := range entries {
+		if len(e.Name) >= len(word) && strings.EqualFold(e.Name[:len(word)], word) {
+			names = append(names, e.Name)
+		}
+	}
+	slices.Sort(names)
+	return names, cobra.ShellCompDirectiveDefault
+}
+
+func orEmpty(entries []api.LibraryEntry) []api.LibraryEntry {
+	if entries == nil {
+		return []api.LibraryEntry{}
+	}
+	return entries
+}
+
+// count prints a number, "-" when it is not known.
+func count(n uint64) string {
+	if n == 0 {
+		return "-"
+	}
+	return strconv.FormatUint(n, 10)
+}
+
+// short prints a number of weights: "135M", "1.7B".
+func short(n uint64) string {
+	for _, u := range []struct {
+		size   float64
+		letter string
+	}{{1e12, "T"}, {1e9, "B"}, {1e6, "M"}, {1e3, "K"}} {
+		if v := float64(n) / u.size; v >= 1 {
+			if v >= 10 {
+				return fmt.Sprintf("%.0f%s", v, u.letter)
+			}
+			return fmt.Sprintf("%.1f%s", v, u.letter)
+		}
+	}
+	return count(n)
+}
+
+// visible keeps the control characters of a file's texts off the terminal.
+func visible(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' && r != '\t' || r >= 0x7f && r < 0xa0 {
+			return '�'
+		}
+		return r
+	}, s)
+}

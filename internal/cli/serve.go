@@ -1,0 +1,44 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/skein-run/skein/internal/config"
+)
+
+// newServeCommand makes `skein serve`.
+func newServeCommand(a *app) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "serve [flags]",
+		Short: "Run a node: the OpenAI API, the models, the cluster",
+		Long: `Run a node in the foreground. It answers any OpenAI client at
+http://ADDRESS:PORT/v1 and loads models when they are asked for.
+
+Every flag can also be set by the variable behind it, or by its name in the
+configuration file (SKEIN_HOME/config.yaml), lists for repeatable ones; a flag
+wins over a variable, a variable over the file. Lists in variables are
+separated by commas.
+
+Ctrl-C stops taking requests and lets running ones finish for up to 10
+seconds; a second Ctrl-C stops at once.`,
+		Args: need(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			where, err := a.home()
+			if err != nil {
+				return err
+			}
+			serve, settings, err := a.resolve(where, file, config.FromFlags(cmd.Flags()))
+			if err != nil {
+				return err
+			}
+			return a.Serve(cmd.Context(), ServeOptions{
+				Home: where, Config: serve, Settings: settings,
+				Stdout: a.Stdout, Stderr: a.Stderr, Force: a.Interrupts.Force(),
+			})
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", "", "read options from `FILE`; default: SKEIN_HOME/config.yaml [SKEIN_CONFIG]")
+	config.AddFlags(cmd.Flags())
+	return cmd
+}

@@ -1,0 +1,179 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/skein-run/skein/api"
+	"github.com/skein-run/skein/client"
+)
+
+// session is a node to talk to, running already or inside this process.
+type session struct {
+	node  *client.Client
+	files []string     // absolute paths that were named as the model
+	local bool         // the node is inside this process and knows the files
+	stop  func() error // nil unless local
+}
+
+// close ends a node that was started for this session.
+func (s *session) close() error {
+	s.node.Close()
+	if s.stop == nil {
+		return nil
+	}
+	if err := s.stop(); err != nil {
+		return fmt.Errorf("stop the node in this process: %w", err)
+	}
+	return nil
+}
+
+// openSession connects to the running node, or starts one in this process and
+// says so.
+func (a *app) openSession(ctx context.Context, files []string) (*session, error) {
+	node, err := a.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if node != nil {
+		return &session{node: node, files: files}, nil
+	}
+	where, err := a.home()
+	if err != nil {
+		return nil, err
+	}
+	serve, _, err := a.resolve(where, "", nil)
+	if err != nil {
+		return nil, err
+	}
+	// Only this command talks to it, on a port nobody knows.
+	serve.APIHost, serve.APIPort, serve.Load = "127.0.0.1", 0, nil
+	serve.APIKeys, serve.AllowOrigins, serve.InsecureNoAuth = nil, nil, false
+	a.note("no node is running; this command runs one for itself (start one with 'skein serve' to keep models loaded)")
+	local, err := a.Local(ctx, LocalOptions{Home: where, Config: serve, Files: files, Stderr: a.Stderr})
+	if err != nil {
+		return nil, fmt.Errorf("run a node in this process: %w", err)
+	}
+	node, err = a.dial(local.API, "")
+	if err != nil {
+		return nil, errors.Join(err, local.Stop())
+	}
+	return &session{node: node, files: files, local: true, stop: local.Stop}, nil
+}
+
+// modelFiles gives the absolute path when the model is named by a file.
+func modelFiles(model string) ([]string, error) {
+	path := model
+	looksLikePath := strings.ContainsRune(model, os.PathSeparator) || strings.Contains(model, "/")
+	isFile := false
+	if info, err := os.Stat(path); err == nil && !info.IsDir() {
+		isFile = looksLikePath || strings.EqualFold(filepath.Ext(path), ".gguf")
+	}
+	if isFile {
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			return nil, fmt.Errorf("find %s: %w", model, err)
+		}
+		return []string{abs}, nil
+	}
+	// "org/name" may be a model id; "./x" and "/x" can only be files.
+	if filepath.IsAbs(model) || strings.HasPrefix(model, ".") && looksLikePath {
+		return nil, fmt.Errorf("there is no file %s; give the path of a .gguf file or a name of 'skein models list'", model)
+	}
+	return nil, nil
+}
+
+// chooseModel gives the name of the model to use. asked is what the user
+// typed, "" for nothing.
+func (s *session) chooseModel(ctx context.Context, asked string) (string, error) {
+	switch {
+	case len(s.files) > 0:
+		return s.nameOfFile(ctx, s.files[0])
+	case asked != "":
+		found, err := s.node.Library().Show(ctx, asked, 0, 0)
+		if err != nil {
+			return "", err
+		}
+		if found.Problem != "" {
+			return "", fmt.Errorf("%s cannot be used: %s", found.Name, found.Problem)
+		}
+		return found.Name, nil
+	}
+	models, err := s.node.ClusterModels(ctx)
+	if err != nil {
+		return "", err
+	}
+	var loaded []string
+	for _, m := range models.Loaded {
+		if m.Status != api.StatusFailed && !slices.Contains(loaded, m.ModelName) {
+			loaded = append(loaded, m.ModelName)
+		}
+	}
+	if len(loaded) == 1 {
+		return loaded[0], nil
+	}
+	if len(loaded) > 1 {
+		return "", fmt.Errorf("several models are loaded (%s); say which: skein run %s", strings.Join(loaded, ", "), loaded[0])
+	}
+	files, err := s.node.Library().List(ctx)
+	if err != nil {
+		return "", err
+	}
+	return defaultModel(files)
+}
+
+// defaultModel chooses when nothing is loaded: the only usable model, or the
+// bundled one.
+func defaultModel(files []api.LibraryEntry) (string, error) {
+	var usable, bundled []string
+	for _, f := range files {
+		if f.Problem != "" {
+			continue
+		}
+		usable = append(usable, f.Name)
+		if f.Source == api.SourceBundled {
+			bundled = append(bundled, f.Name)
+		}
+	}
+	switch {
+	case len(usable) == 1:
+		return usable[0], nil
+	case len(bundled) == 1:
+		return bundled[0], nil
+	case len(usable) == 0:
+		return "", errors.New("there is no model; add one with 'skein models add FILE.gguf'")
+	}
+	return "", fmt.Errorf("say which model: skein run NAME; there are %s", strings.Join(usable, ", "))
+}
+
+// nameOfFile gives the name under which the node lists a file, after telling a
+// running node about it.
+func (s *session) nameOfFile(ctx context.Context, path string) (string, error) {
+	list := s.node.Library().List
+	if !s.local {
+		list = func(ctx context.Context) ([]api.LibraryEntry, error) {
+			return s.node.Library().Add(ctx, []string{path})
+		}
+	}
+	entries, err := list(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, e := range entries {
+		if slices.Contains(e.Paths, path) {
+			if e.Problem != "" {
+				return "", fmt.Errorf("%s cannot be used: %s", path, e.Problem)
+			}
+			return e.Name, nil
+		}
+	}
+	if !s.local && len(entries) == 1 {
+		return entries[0].Name, nil // listed under another path: a link was resolved
+	}
+	return "", fmt.Errorf("the node does not list %s; add it with 'skein models add %s'", path, path)
+}
