@@ -253,3 +253,17 @@ func appendBool(b []byte, v bool) []byte {
 	}
 	return append(b, 0)
 }
+
+// Summary prints a value for a person: a scalar as it is, an array by its
+// length and element type.
+func (kv KV) Summary() (string, error) {
+	if kv.Type == TypeArray {
+		return fmt.Sprintf("[%d x %s]", kv.Len, kv.Elem), nil
+	}
+	p, err := kv.payload()
+	if err != nil {
+		return "", err
+	}
+	v, _ := scalar(kv.Type, p)
+	return fmt.Sprint(v), nil
+}
