@@ -8,6 +8,8 @@ func commands(a *app) []*cobra.Command {
 		newServeCommand(a),
 		newRunCommand(a),
 		newModelsCommand(a),
+		newEngineCommand(a),
+		newDoctorCommand(a),
 		newVersionCommand(a),
 	}
 }

@@ -45,7 +45,7 @@ func ParsePlatform(s string) (Platform, error) {
 }
 
 // Engine is a folder with a complete set of libraries. All paths are absolute
-// when the folder searched was.
+// when the folder inspected was; Search and Find make --engine-dir so.
 type Engine struct {
 	Dir      string   `json:"dir"`
 	Libllama string   `json:"libllama"`
@@ -121,7 +121,11 @@ func Search(o Options) []Candidate {
 		o.Platform = Host()
 	}
 	if o.Dir != "" {
-		return []Candidate{look(SourceFlag, o.Dir, o.Platform)}
+		dir, err := filepath.Abs(o.Dir)
+		if err != nil {
+			return []Candidate{{Source: SourceFlag, Dir: o.Dir, Problem: err.Error()}}
+		}
+		return []Candidate{look(SourceFlag, dir, o.Platform)}
 	}
 	var out []Candidate
 	if o.Executable != "" {
