@@ -85,6 +85,8 @@ type Download struct {
 // LoadRequest is the body of POST /v1/cluster/models/load.
 type LoadRequest struct {
 	ModelID       string `json:"model_id" minLength:"1" doc:"Model id or short name, without regard to case"`
+	MinNodes      int    `json:"min_nodes,omitempty" minimum:"0" doc:"Nodes to spread it over at least; 0 or 1: any"`
+	Sharding      string `json:"preferred_sharding,omitempty" enum:"auto,pipeline,tensor" doc:"How to spread it"`
 	ContextLength int    `json:"context_length,omitempty" minimum:"0" doc:"Tokens for each slot; 0: the node's default"`
 	Slots         int    `json:"slots,omitempty" minimum:"0" maximum:"256" doc:"Requests that run at once; 0: the node's default"`
 }

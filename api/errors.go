@@ -44,13 +44,11 @@ const (
 	CodeModelNotFound         = "model_not_found"         // 404: message lists what there is
 	CodeAmbiguousModel        = "ambiguous_model"         // 409: message lists the candidates
 	CodeModelLoaded           = "model_already_loaded"    // 409
-	CodeModelInUse            = "model_in_use"            // 409
 	CodeModelNotRemovable     = "model_not_removable"     // 409: bundled, or in a models folder
 	CodeFileNotFound          = "file_not_found"          // 400: a path that the node cannot read
 	CodeInvalidModelFile      = "invalid_model_file"      // 400: not a GGUF that skein can use
-	CodeContextLengthExceeded = "context_length_exceeded" // 400
-	CodeQueueFull             = "queue_full"              // 429
 	CodeNoMemory              = "insufficient_memory"     // 507
+	CodeDiskFull              = "disk_full"               // 507
 	CodeUnavailable           = "unavailable"             // 503
 	CodeInvalidAPIKey         = "invalid_api_key"         // 401
 	CodeInternal              = "internal_error"          // 500

@@ -5,6 +5,7 @@ const (
 	SourceBundled = "bundled" // shipped beside the binary
 	SourceDir     = "dir"     // found in a --models-dir folder
 	SourceAdded   = "added"   // registered by `skein models add`
+	SourcePath    = "path"    // not listed: named by its path
 )
 
 // LibraryList answers GET /v1/cluster/library.
@@ -23,8 +24,8 @@ type LibraryEntry struct {
 	Architecture  string   `json:"architecture" example:"llama"`
 	Quantization  string   `json:"quantization" example:"Q4_K_M"`
 	Parameters    uint64   `json:"parameters" doc:"Number of weights"`
-	ContextLength uint64   `json:"context_length" doc:"Tokens it was trained on; 0: not stated"`
-	Source        string   `json:"source" enum:"bundled,dir,added"`
+	ContextLength int      `json:"context_length" doc:"Tokens it was trained on; 0: not stated"`
+	Source        string   `json:"source" enum:"bundled,dir,added,path"`
 	Added         float64  `json:"added" doc:"Unix seconds when it was registered; 0: it was not"`
 	Modified      float64  `json:"modified" doc:"Unix seconds when the file was last written"`
 	Problem       string   `json:"problem,omitempty" doc:"Why the file cannot be used; empty when it can"`

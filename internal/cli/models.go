@@ -69,7 +69,7 @@ func (a *app) modelsStatus(ctx context.Context, asJSON bool) error {
 		rows := [][]string{{"MODEL", "STATUS", "CONTEXT", "SLOTS", "MEMORY", "NODES"}}
 		for _, m := range models.Loaded {
 			rows = append(rows, []string{
-				m.ModelName, m.Status, count(uint64(max(0, m.ContextLength))), count(uint64(max(0, m.Slots))),
+				m.ModelName, m.Status, count(m.ContextLength), count(m.Slots),
 				fmt.Sprintf("%.1f GB", m.MemoryGB), strings.Join(m.NodeNames, ", "),
 			})
 		}
@@ -211,7 +211,7 @@ func newModelsShowCommand(a *app) *cobra.Command {
 			if contextLength < 0 || slots < 0 {
 				return usage(cmd, "--context and --slots must not be negative")
 			}
-			files, err := a.openLibrary(cmd.Context())
+			files, err := a.openLibraryFor(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -261,7 +261,7 @@ func (a *app) printModel(m api.LibraryModel) error {
 		return err
 	}
 	if memory := m.Memory; memory != nil {
-		fmt.Fprintf(a.Stdout, "\nMemory for %d slots of %s tokens (estimate)\n", memory.Slots, count(uint64(max(0, memory.ContextLength))))
+		fmt.Fprintf(a.Stdout, "\nMemory for %d slots of %s tokens (estimate)\n", memory.Slots, count(memory.ContextLength))
 		parts := [][]string{{"  weights", bytesize.Format(memory.WeightsBytes)}, {"  attention cache", bytesize.Format(memory.KVBytes)}}
 		if memory.RecurrentBytes > 0 {
 			parts = append(parts, []string{"  recurrent states", bytesize.Format(memory.RecurrentBytes)})
@@ -333,6 +333,19 @@ func (a *app) openLibrary(ctx context.Context) (library, error) {
 	return a.openLocalLibrary()
 }
 
+// openLibraryFor is openLibrary, but a file that is named by its path is read
+// here: a node shows only what it lists.
+func (a *app) openLibraryFor(ctx context.Context, name string) (library, error) {
+	path, err := modelFiles(name)
+	if err != nil {
+		return nil, err
+	}
+	if len(path) > 0 && !a.remote() {
+		return a.openLocalLibrary()
+	}
+	return a.openLibrary(ctx)
+}
+
 // completeModels offers model names to the shell. Completion has no way to
 // show an error, so there are no offers instead.
 func (a *app) completeModels(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
@@ -366,11 +379,11 @@ func orEmpty(entries []api.LibraryEntry) []api.LibraryEntry {
 }
 
 // count prints a number, "-" when it is not known.
-func count(n uint64) string {
-	if n == 0 {
+func count(n int) string {
+	if n <= 0 {
 		return "-"
 	}
-	return strconv.FormatUint(n, 10)
+	return strconv.Itoa(n)
 }
 
 // short prints a number of weights: "135M", "1.7B".
@@ -386,7 +399,7 @@ func short(n uint64) string {
 			return fmt.Sprintf("%.1f%s", v, u.letter)
 		}
 	}
-	return count(n)
+	return count(int(n))
 }
 
 // visible keeps the control characters of a file's texts off the terminal.
