@@ -22,7 +22,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null)
 LDFLAGS := -s -w -X $(MODULE)/internal/buildinfo.version=$(VERSION) -X $(MODULE)/internal/buildinfo.commit=$(COMMIT)
 
-.PHONY: help build deps run stop model test race lint cross fuzz bench bench-peers dist engine-lock clean
+.PHONY: help build deps run stop model test race lint cross fuzz bench bench-peers dist notices engine-lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -91,6 +91,9 @@ bench-peers: build ## the same figures beside llama-server, which is built first
 
 dist: $(BUNDLE) ## release archives for linux, macOS and windows in dist/
 	@$(GO) run ./scripts/dist -version '$(VERSION)' -commit '$(COMMIT)' -out dist $(DISTFLAGS)
+
+notices: $(BUNDLE) ## write THIRD_PARTY_NOTICES.md after a change of modules
+	@$(GO) run ./scripts/notices
 
 engine-lock: ## pin the engine packages anew after a change of version
 	@cd internal/engine/packages && rm -f package-lock.json && $(NPM) install --package-lock-only --ignore-scripts --loglevel=error

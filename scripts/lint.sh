@@ -22,6 +22,9 @@ for lock in package-lock.json internal/engine/packages/package-lock.json; do
 	fi
 done
 
+echo "notices"
+go run ./scripts/notices -check
+
 echo "vet"
 go vet ./...
 
