@@ -198,7 +198,7 @@ func (f *File) readPairs(s *scanner, n int) error {
 			return fmt.Errorf("metadata %q: %w", key, err)
 		}
 		kv := KV{Key: key, Type: ValueType(t), src: s.src}
-		if err := s.value(&kv, 0); err != nil {
+		if err := s.value(&kv); err != nil {
 			return fmt.Errorf("metadata %q: %w", key, err)
 		}
 		if kv.size <= residentValue && held+kv.size <= residentTotal {

@@ -121,7 +121,7 @@ func truncated(pos, want, have int64) error {
 
 // value passes over a value of type t and returns its payload's extent; for an
 // array also element type and length.
-func (s *scanner) value(kv *KV, depth int) error {
+func (s *scanner) value(kv *KV) error {
 	switch kv.Type {
 	case TypeString:
 		kv.off = s.pos
@@ -138,7 +138,7 @@ func (s *scanner) value(kv *KV, depth int) error {
 			return err
 		}
 		kv.Elem, kv.Len, kv.off = elem, uint64(n), s.pos
-		if err := s.elements(elem, n, depth); err != nil {
+		if err := s.elements(elem, n, 1); err != nil {
 			return err
 		}
 	default:
