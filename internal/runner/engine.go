@@ -8,9 +8,9 @@ import (
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
-// engine is what the loop needs of a model and its context. Decode and the
+// backend is what the loop needs of a model and its context. Decode and the
 // state calls belong to the loop's goroutine; vocabulary calls to any.
-type engine interface {
+type backend interface {
 	Decode([]llama.Item) error
 	Logits(i int) ([]float32, error)
 	Remove(seq, from, to int) bool

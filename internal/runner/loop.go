@@ -23,7 +23,7 @@ type sender interface {
 // loop is the step loop. run is its goroutine and owns everything that is not
 // marked otherwise; submit, cancel and stats may be called from any goroutine.
 type loop struct {
-	eng   engine
+	eng   backend
 	vocab vocabulary
 	out   sender
 	sched *schedule.Scheduler
@@ -65,7 +65,7 @@ type message struct {
 	at     time.Time
 }
 
-func newLoop(eng engine, vocab vocabulary, out sender, sched *schedule.Scheduler, now func() time.Time) *loop {
+func newLoop(eng backend, vocab vocabulary, out sender, sched *schedule.Scheduler, now func() time.Time) *loop {
 	cfg := sched.Config()
 	return &loop{
 		bySlot: make([]*gen, cfg.Slots), cacheLimit: cfg.CacheBytes,
