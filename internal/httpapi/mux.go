@@ -8,6 +8,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/agnivade/levenshtein"
 )
 
 // Mux is where a dialect registers its routes, with net/http's patterns
@@ -103,7 +105,7 @@ func (m *routes) nearest(p string, n int) []string {
 		if !ok {
 			route = pattern
 		}
-		score := distance(p, strings.ToLower(route))
+		score := levenshtein.ComputeDistance(p, strings.ToLower(route))
 		// "/chat/completions" and "/api/v1/models" miss or add a prefix only.
 		if strings.HasSuffix(route, p) || strings.HasSuffix(p, route) {
 			score = 0
@@ -116,27 +118,6 @@ func (m *routes) nearest(p string, n int) []string {
 		best = append(best, c.pattern)
 	}
 	return best
-}
-
-// distance is the Levenshtein distance in bytes.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // withPath is r with another path; escapes in the old one are kept where they

@@ -3,6 +3,7 @@ package openai
 import (
 	"encoding/json"
 	"net/http"
+	"strings"
 
 	"github.com/skein-run/skein/internal/httpapi"
 )
@@ -43,7 +44,7 @@ func (a *API) models(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *API) model(w http.ResponseWriter, r *http.Request) {
-	id := r.PathValue("id")
+	id := strings.TrimRight(r.PathValue("id"), "/")
 	if id == "" {
 		a.models(w, r)
 		return

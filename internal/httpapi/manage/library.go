@@ -1,0 +1,58 @@
+package manage
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/skein-run/skein/api"
+)
+
+func (d *Dialect) registerLibrary(h huma.API, operation describeOperation) {
+	const tag = "library"
+	huma.Register(h, operation(http.MethodGet, "/v1/cluster/library", "list-library", tag, "Model files of the node"),
+		func(ctx context.Context, _ *struct{}) (*answer[api.LibraryList], error) {
+			entries, err := d.o.Library.List(ctx)
+			if err != nil {
+				return nil, fail(err)
+			}
+			return &answer[api.LibraryList]{api.LibraryList{Models: orEmpty(entries), Timestamp: d.seconds()}}, nil
+		})
+	huma.Register(h, operation(http.MethodPost, "/v1/cluster/library", "add-to-library", tag, "List files without copying them; answers when they are listed"),
+		func(ctx context.Context, in *struct{ Body api.AddRequest }) (*answer[api.AddAnswer], error) {
+			entries, err := d.o.Library.Add(ctx, in.Body.Paths)
+			if err != nil {
+				return nil, fail(err)
+			}
+			return &answer[api.AddAnswer]{api.AddAnswer{Models: orEmpty(entries)}}, nil
+		})
+	huma.Register(h, operation(http.MethodGet, "/v1/cluster/library/{name}", "show-library-model", tag, "Metadata, chat template and memory of a model"),
+		func(ctx context.Context, in *showInput) (*answer[api.LibraryModel], error) {
+			m, err := d.o.Library.Show(ctx, in.Name, in.ContextLength, in.Slots)
+			if err != nil {
+				return nil, fail(err)
+			}
+			m.Metadata, m.Paths = orEmpty(m.Metadata), orEmpty(m.Paths)
+			return &answer[api.LibraryModel]{m}, nil
+		})
+	huma.Register(h, operation(http.MethodDelete, "/v1/cluster/library/{name}", "remove-from-library", tag, "Take a model off the list; its files stay"),
+		func(ctx context.Context, in *named) (*answer[api.RemoveAnswer], error) {
+			removed, err := d.o.Library.Remove(ctx, in.Name)
+			if err != nil {
+				return nil, fail(err)
+			}
+			removed.Paths = orEmpty(removed.Paths)
+			return &answer[api.RemoveAnswer]{api.RemoveAnswer{
+				Message: fmt.Sprintf("%s is off the list; its files stay where they are", removed.Name), Model: removed,
+			}}, nil
+		})
+}
+
+// showInput is the input of the show route.
+type showInput struct {
+	named
+	ContextLength int `query:"context_length" minimum:"0" maximum:"1073741824" doc:"Tokens of each slot; 0: the node's default"`
+	Slots         int `query:"slots" minimum:"0" maximum:"65536" doc:"Requests at once; 0: the node's default"`
+}
