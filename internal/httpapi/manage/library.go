@@ -52,7 +52,7 @@ func (d *Dialect) registerLibrary(h huma.API, operation describeOperation) {
 
 // showInput is the input of the show route.
 type showInput struct {
-	named
-	ContextLength int `query:"context_length" minimum:"0" maximum:"1073741824" doc:"Tokens of each slot; 0: the node's default"`
-	Slots         int `query:"slots" minimum:"0" maximum:"65536" doc:"Requests at once; 0: the node's default"`
+	Name          string `path:"name" doc:"Model name without regard to case; may contain slashes"`
+	ContextLength int    `query:"context_length" minimum:"0" maximum:"1073741824" doc:"Tokens of each slot; 0: the node's default"`
+	Slots         int    `query:"slots" minimum:"0" maximum:"65536" doc:"Requests at once; 0: the node's default"`
 }
