@@ -133,6 +133,10 @@ func (a *app) report(ctx context.Context, err error) int {
 		return ExitInterrupted
 	}
 	message := strings.TrimSpace(err.Error())
+	var setting *config.Error
+	if errors.As(err, &setting) && strings.HasPrefix(setting.Source, "--") {
+		err = &usageError{err: err, command: "skein serve"}
+	}
 	var misuse *usageError
 	if errors.As(err, &misuse) {
 		fmt.Fprintf(a.Stderr, "skein: %s\nSee '%s --help'.\n", message, misuse.command)

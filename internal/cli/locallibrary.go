@@ -21,7 +21,7 @@ func (a *app) openLocalLibrary() (library, error) {
 	files, err := modelfiles.Open(modelfiles.Options{
 		Registry: where.ModelRegistry(),
 		Dirs:     serve.ModelsDirs,
-		Bundled:  catalog.Bundled(a.Executable),
+		Bundled:  catalog.Bundled(a.resolvedExecutable()),
 		Logger:   slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {

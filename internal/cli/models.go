@@ -174,7 +174,7 @@ whole. A running node lists them before the command returns.`,
 				}
 				// A node elsewhere has files of its own.
 				if _, err := os.Stat(abs); err != nil && !a.remote() {
-					return fmt.Errorf("add %s: %w", arg, err)
+					return fmt.Errorf("add %s: %w; check the path", arg, err)
 				}
 				paths[i] = abs
 			}
@@ -274,7 +274,7 @@ func (a *app) printModel(m api.LibraryModel) error {
 	fmt.Fprintln(a.Stdout, "\nMetadata")
 	metadata := make([][]string, len(m.Metadata))
 	for i, kv := range m.Metadata {
-		metadata[i] = []string{"  " + kv.Key, kv.Type, visible(kv.Value)}
+		metadata[i] = []string{"  " + kv.Key, kv.Type, oneLine(kv.Value, 80)}
 	}
 	if err := table(a.Stdout, metadata); err != nil {
 		return err
@@ -400,6 +400,20 @@ func short(n uint64) string {
 		}
 	}
 	return count(int(n))
+}
+
+// oneLine shortens a value for a table.
+func oneLine(s string, width int) string {
+	s = strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		return r
+	}, visible(s))
+	if runes := []rune(s); len(runes) > width {
+		return string(runes[:width-3]) + "..."
+	}
+	return s
 }
 
 // visible keeps the control characters of a file's texts off the terminal.

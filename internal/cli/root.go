@@ -37,7 +37,6 @@ func newRootCommand(a *app) *cobra.Command {
 			}
 			return cmd.Help()
 		},
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{err: explainFlag(cmd, err), command: cmd.CommandPath()}

@@ -43,7 +43,7 @@ the loaded model is used, or else the only one there is.
 When no node is running, one is run inside this command for as long as it
 takes.`,
 		Example: `  skein run
-  skein run skein-demo "What is a cluster?"
+  skein run skein-demo-4m-q8_0 "What is a cluster?"
   skein run ./my-model.gguf --temperature 0 --seed 7 "Tell a story."
   git diff | skein run SmolLM2-135M-Instruct.Q4_1 "Describe this change:"`,
 		ValidArgsFunction: a.completeModels,
