@@ -17,6 +17,7 @@ import (
 
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/runner/wire"
+	"github.com/skein-run/skein/internal/supervise/child"
 )
 
 // realOptions run this test binary as the runner program.
@@ -169,7 +170,7 @@ func TestStderr(t *testing.T) {
 		fmt.Fprintf(&in, "line %d \xff\n", i)
 	}
 	in.WriteString("warning: look\n" + strings.Repeat("x", 3*lineBytes) + "\nno newline")
-	p.kid = &child{stderr: io.NopCloser(strings.NewReader(in.String()))}
+	p.kid = &child.Child{Stderr: io.NopCloser(strings.NewReader(in.String()))}
 	p.readStderr()
 	if n := len(p.tail.lines); n != tailLines {
 		t.Errorf("%d lines", n)
@@ -185,6 +186,10 @@ func TestStderr(t *testing.T) {
 	}
 	if got := log.String(); strings.Count(got, "\n") != 2 || !strings.Contains(got, "warning: look") {
 		t.Errorf("log %q", got)
+	}
+	quiet := tail{lines: []string{"E it matters", "I it does not"}}
+	if got := quiet.summary(); got != "E it matters" {
+		t.Errorf("summary %q", got)
 	}
 	var big tail
 	for range 20 {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/skein-run/skein/internal/runner/wire"
+	"github.com/skein-run/skein/internal/supervise/child"
 )
 
 // What a fake runner does with a generation is told by its first prompt token.
@@ -268,9 +269,9 @@ func (f *fakeRunner) generate(req wire.GenerateRequest, cancel chan struct{}) {
 
 // inMemory makes a launch function whose programs are fakes behind pipes;
 // scripts are used one after the other, the last one again and again.
-func inMemory(started *[]*fakeRunner, scripts ...script) func(*Options) (*child, error) {
+func inMemory(started *[]*fakeRunner, scripts ...script) func(child.Command) (*child.Child, error) {
 	launches := 0
-	return func(*Options) (*child, error) {
+	return func(child.Command) (*child.Child, error) {
 		f := &fakeRunner{script: scripts[min(launches, len(scripts)-1)], die: make(chan struct{})}
 		launches++
 		if started != nil {
@@ -291,10 +292,10 @@ func inMemory(started *[]*fakeRunner, scripts ...script) func(*Options) (*child,
 			defer close(gone)
 			f.run(inR, outW, errW)
 		}()
-		return &child{
-			stdin: inW, stdout: outR, stderr: errR, pid: 1000 + launches,
-			wait: func() string { <-gone; return *f.status.Load() },
-			kill: func() { f.exit("signal: killed") },
+		return &child.Child{
+			Stdin: inW, Stdout: outR, Stderr: errR, PID: 1000 + launches,
+			Wait: func() string { <-gone; return *f.status.Load() },
+			Kill: func() error { f.exit("signal: killed"); return nil },
 		}, nil
 	}
 }

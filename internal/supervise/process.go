@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -14,27 +13,15 @@ import (
 
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/runner/wire"
+	"github.com/skein-run/skein/internal/supervise/child"
 )
-
-// child is a started program. Its pipes belong to the process that wraps it.
-type child struct {
-	stdin  io.WriteCloser
-	stdout io.ReadCloser
-	stderr io.ReadCloser
-	pid    int
-	// wait blocks until the program is gone and reaped, and describes how
-	// it ended. It has one caller.
-	wait func() string
-	// kill ends the program at once; harmless when it is gone.
-	kill func()
-}
 
 // process is one life of a runner: from launch until exited is closed.
 type process struct {
 	name  string
 	log   *slog.Logger
 	grace time.Duration
-	kid   *child
+	kid   *child.Child
 	conn  *wire.Conn
 	beat  time.Duration // Options.BeatLimit
 
@@ -73,10 +60,10 @@ type call struct {
 var errStopping = errors.New("the runner was stopped")
 
 // newProcess takes a started child over and starts its goroutines.
-func newProcess(o *Options, kid *child) *process {
+func newProcess(o *Options, kid *child.Child) *process {
 	p := &process{
 		name: o.Name, log: o.Logger, grace: o.StopGrace, beat: o.BeatLimit, kid: kid,
-		conn:    wire.NewConn(kid.stdout, kid.stdin),
+		conn:    wire.NewConn(kid.Stdout, kid.Stdin),
 		greeted: make(chan error, 1),
 		kick:    make(chan struct{}, 1),
 		rewatch: make(chan struct{}, 1),
@@ -98,20 +85,23 @@ func newProcess(o *Options, kid *child) *process {
 
 // reap is the only waiter of the program; it joins everything else.
 func (p *process) reap(readers, others *sync.WaitGroup) {
-	status := p.kid.wait()
+	status := p.kid.Wait()
 	close(p.gone)
 	// Whoever inherited the pipes from the program must not hold us up.
 	force := time.AfterFunc(p.grace, p.closeOutputs)
 	readers.Wait()
 	force.Stop()
 	p.closeOutputs()
-	_ = p.kid.stdin.Close() // the program is gone: nothing can be lost
+	_ = p.kid.Stdin.Close() // the program is gone: nothing can be lost
 	others.Wait()
 
 	p.mu.Lock()
 	crash := &Crash{Cause: status, Headline: p.tail.summary(), Stderr: p.tail.lines}
-	if p.fault != "" {
+	switch {
+	case p.fault != "":
 		crash.Cause = p.fault
+	case status == "signal: killed":
+		crash.Cause += " (by somebody, or by the system for want of memory)"
 	}
 	p.cause = crash
 	err := p.died(crash)
@@ -140,8 +130,8 @@ func (p *process) died(crash *Crash) error {
 
 func (p *process) closeOutputs() {
 	// Closing what was only read from cannot lose anything.
-	_ = p.kid.stdout.Close()
-	_ = p.kid.stderr.Close()
+	_ = p.kid.Stdout.Close()
+	_ = p.kid.Stderr.Close()
 }
 
 // fail kills the program and keeps the first reason.
@@ -151,7 +141,13 @@ func (p *process) fail(reason string) {
 		p.fault = reason
 	}
 	p.mu.Unlock()
-	p.kid.kill()
+	p.kill()
+}
+
+func (p *process) kill() {
+	if err := p.kid.Kill(); err != nil {
+		p.log.Error("the runner cannot be killed", "model", p.name, "error", err)
+	}
 }
 
 // expectExit gives a program whose pipes broke the time to die by itself, so
@@ -185,7 +181,7 @@ func (p *process) close(kill <-chan struct{}) {
 	case <-t.C:
 		p.log.Warn("the runner does not end, killing it", "model", p.name, "after", p.grace)
 	}
-	p.kid.kill()
+	p.kill()
 	<-p.exited
 }
 
@@ -222,7 +218,7 @@ func (p *process) write() {
 			p.mu.Unlock()
 			if len(batch) == 0 {
 				if closing {
-					_ = p.kid.stdin.Close() // an end-of-file is all that is meant
+					_ = p.kid.Stdin.Close() // an end-of-file is all that is meant
 					return
 				}
 				break
@@ -329,7 +325,7 @@ func (p *process) generate(ctx context.Context, req wire.GenerateRequest, limit 
 
 // readStderr logs and keeps the program's last words.
 func (p *process) readStderr() {
-	r := bufio.NewReaderSize(p.kid.stderr, lineBytes)
+	r := bufio.NewReaderSize(p.kid.Stderr, lineBytes)
 	for {
 		b, err := r.ReadSlice('\n') // a line too long comes in pieces
 		if line := p.tail.add(string(b)); line != "" {
@@ -337,7 +333,7 @@ func (p *process) readStderr() {
 			if isWarning(line) {
 				level = slog.LevelWarn
 			}
-			p.log.Log(context.Background(), level, "runner", "model", p.name, "pid", p.kid.pid, "line", line)
+			p.log.Log(context.Background(), level, "runner", "model", p.name, "pid", p.kid.PID, "line", line)
 		}
 		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			return

@@ -12,6 +12,7 @@ import (
 
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/runner/wire"
+	"github.com/skein-run/skein/internal/supervise/child"
 )
 
 // Runner keeps one model served by a child process. It implements
@@ -182,12 +183,12 @@ func (r *Runner) run(ctx context.Context) {
 // long the process was ready and why it ended.
 func (r *Runner) serve(ctx context.Context, attempt int) (time.Duration, error) {
 	r.set(State{Phase: Starting, Attempt: attempt})
-	kid, err := r.opts.launch(&r.opts)
+	kid, err := r.opts.launch(child.Command{Path: r.opts.Executable, Args: r.opts.Args, Env: r.opts.Env})
 	if err != nil {
 		return 0, fmt.Errorf("start %s: %w", r.opts.Executable, err)
 	}
 	p := newProcess(&r.opts, kid)
-	r.set(State{Phase: Starting, Attempt: attempt, PID: kid.pid})
+	r.set(State{Phase: Starting, Attempt: attempt, PID: kid.PID})
 	if err := r.open(ctx, p, attempt); err != nil {
 		refused, ok := errors.AsType[*Refused](err)
 		if !ok && ctx.Err() == nil {
@@ -227,7 +228,7 @@ func (r *Runner) open(ctx context.Context, p *process, attempt int) error {
 	if err := r.ask(ctx, p, wire.TypeEngine, r.opts.Engine, &engine, nil); err != nil {
 		return err
 	}
-	state := State{Phase: Loading, Attempt: attempt, PID: p.kid.pid}
+	state := State{Phase: Loading, Attempt: attempt, PID: p.kid.PID}
 	r.set(state)
 	p.watch(r.opts.LoadLimit, true, "made no progress in loading for")
 	progress := func(done float64) {
@@ -244,9 +245,9 @@ func (r *Runner) open(ctx context.Context, p *process, attempt int) error {
 	p.watch(r.opts.stepLimit(info), false, "made no step while busy for")
 	r.mu.Lock()
 	r.engine, r.info, r.current = engine, info, p
-	r.setLocked(State{Phase: Ready, Attempt: attempt, PID: p.kid.pid})
+	r.setLocked(State{Phase: Ready, Attempt: attempt, PID: p.kid.PID})
 	r.mu.Unlock()
-	r.opts.Logger.Info("model ready", "model", r.opts.Name, "pid", p.kid.pid, "seconds", info.LoadSeconds, "context", info.Context, "slots", info.Slots)
+	r.opts.Logger.Info("model ready", "model", r.opts.Name, "pid", p.kid.PID, "seconds", info.LoadSeconds, "context", info.Context, "slots", info.Slots)
 	return nil
 }
 

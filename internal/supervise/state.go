@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,13 +108,16 @@ func (t *tail) add(line string) string {
 	return line
 }
 
-// summary is the telling line: the fatal one, or else the last.
+// summary is the telling line: the fatal one, or else the last that is more
+// than ordinary chatter; "" if there is none.
 func (t *tail) summary() string {
 	if t.headline != "" {
 		return t.headline
 	}
-	if n := len(t.lines); n > 0 {
-		return t.lines[n-1]
+	for _, line := range slices.Backward(t.lines) {
+		if !strings.HasPrefix(line, "I ") && !strings.HasPrefix(line, "D ") {
+			return line
+		}
 	}
 	return ""
 }

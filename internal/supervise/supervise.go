@@ -13,11 +13,7 @@
 // a model is worth; it must not import internal/runner, the edges, or another
 // adapter.
 //
-// An orphan never outlives its node: a runner exits when its stdin ends, which
-// the kernel sees to however the node dies; on Linux the parent-death signal
-// and on Windows a job object that kills on close come on top. Unix runners
-// have a process group of their own, so that Ctrl-C in a terminal reaches the
-// node alone, which then drains.
+// An orphan never outlives its node: package child sees to that.
 package supervise
 
 import (
@@ -27,6 +23,7 @@ import (
 	"time"
 
 	"github.com/skein-run/skein/internal/runner/wire"
+	"github.com/skein-run/skein/internal/supervise/child"
 )
 
 // Options says which program to start, what to load and how patient to be.
@@ -56,7 +53,7 @@ type Options struct {
 	LoadCrashes int           // so many crashes in a row before ready are one too; 2
 
 	// launch starts the process; tests put one in memory in its place.
-	launch func(*Options) (*child, error)
+	launch func(child.Command) (*child.Child, error)
 }
 
 func (o *Options) validate() error {
@@ -114,7 +111,7 @@ func (o Options) withDefaults() Options {
 		o.LoadCrashes = 2
 	}
 	if o.launch == nil {
-		o.launch = launch
+		o.launch = child.Start
 	}
 	return o
 }

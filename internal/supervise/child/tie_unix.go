@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package supervise
+package child
 
 import (
 	"os"
