@@ -1,0 +1,221 @@
+package generation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/skein-run/skein/internal/chat"
+	"github.com/skein-run/skein/internal/runner/wire"
+)
+
+// choice is one answer being written. It belongs to one goroutine.
+type choice struct {
+	run     *run
+	index   int
+	stream  Stream
+	record  *record
+	decoder *chat.Decoder
+	aligner aligner
+
+	tokens    int // received up to the stop, if there is one
+	stopped   bool
+	announced bool // the echo, if any, was sent
+}
+
+// choice runs answer number index to its end.
+func (r *run) choice(ctx context.Context, index int) error {
+	// Ending generation stops the runner while its last words, with the
+	// figures for the usage, still come through the stream.
+	generation, end := context.WithCancel(ctx)
+	defer end()
+	sampling := r.req.Sampling
+	sampling.Seed += uint64(index)
+	request := wire.GenerateRequest{
+		ID: r.service.lastID.Add(1), Prompt: r.input.tokens, MaxTokens: r.input.maxTokens, Sampling: sampling,
+		Logprobs: r.req.Logprobs, TopLogprobs: r.req.TopLogprobs, IgnoreEnd: r.req.IgnoreEnd,
+	}
+	stream, err := r.model.Generate(generation, request)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	record := r.service.keeper.open(Snapshot{
+		ID: request.ID, Model: r.req.Model, Choice: index, Prompt: r.input.tokens,
+		Sampling: sampling, MaxTokens: request.MaxTokens, Started: r.service.options.Clock(),
+	})
+	defer r.service.keeper.close(record)
+	c := &choice{
+		run: r, index: index, stream: stream, record: record,
+		decoder: chat.NewDecoder(r.input.decoder), aligner: aligner{logprobs: r.req.Logprobs},
+	}
+	for {
+		tokens, done, err := stream.Next(ctx)
+		if err != nil {
+			return err
+		}
+		if err := c.take(tokens); err != nil {
+			return err
+		}
+		if c.stopped && done == nil {
+			end()
+			done, err = c.drain(ctx)
+			if err != nil {
+				return err
+			}
+		}
+		if c.stopped || done != nil {
+			return c.finish(ctx, done)
+		}
+	}
+}
+
+// take turns tokens into one event, or none.
+func (c *choice) take(tokens []wire.Token) error {
+	e := Event{Choice: c.index}
+	for i := range tokens {
+		t := &tokens[i]
+		c.tokens++
+		piece := t.Piece
+		if len(piece) == 0 {
+			piece = []byte(c.run.prepared.marker(t.Token))
+		}
+		out := c.decoder.Write(piece)
+		c.aligner.push(t, len(piece))
+		c.add(&e, out)
+		if out.Stop != "" {
+			c.stopped = true
+			tokens = tokens[:i+1]
+			break
+		}
+	}
+	c.record.produced(tokens)
+	return c.send(e)
+}
+
+// add puts what the decoder released into the event.
+func (c *choice) add(e *Event, out chat.Output) {
+	e.Text += out.Text
+	e.Reasoning += out.Reasoning
+	e.Logprobs = c.aligner.release(e.Logprobs, out.Runs)
+}
+
+// send emits an event that has something to say.
+func (c *choice) send(e Event) error {
+	if !c.announced {
+		e.Text = c.run.input.echo + e.Text
+		c.announced = true
+	}
+	if e.Text == "" && e.Reasoning == "" && len(e.Logprobs) == 0 {
+		return nil
+	}
+	if err := c.run.send(e); err != nil {
+		return &emitError{err}
+	}
+	return nil
+}
+
+// drain waits for the end of a generation that was told to end. A runner that
+// fails now takes nothing from an answer that is complete, so that the usage
+// is all that is lost; the next request will report the failure.
+func (c *choice) drain(ctx context.Context) (*wire.Done, error) {
+	for {
+		_, done, err := c.stream.Next(ctx)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if err != nil || done != nil {
+			return done, nil
+		}
+	}
+}
+
+// finish ends the choice as done says.
+func (c *choice) finish(ctx context.Context, done *wire.Done) error {
+	reason := FinishStop
+	if !c.stopped {
+		switch done.Reason {
+		case wire.ReasonStop:
+		case wire.ReasonLength:
+			reason = FinishLength
+		case wire.ReasonError:
+			return byCode(done.Code, done.Error, len(c.run.input.tokens), c.run.model.Info().Context)
+		case wire.ReasonCancelled:
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return errors.New("it cancelled the generation")
+		default:
+			return fmt.Errorf("it ended the generation for an unknown reason, %q", done.Reason)
+		}
+	}
+	e := Event{Choice: c.index}
+	c.add(&e, c.decoder.Close())
+	if err := c.send(e); err != nil {
+		return err
+	}
+	if err := c.run.finish(c.index, reason, c.tokens, c.aligner.reasoning, done); err != nil {
+		return &emitError{err}
+	}
+	return nil
+}
+
+// marker is the text of a markup token without a piece, or empty.
+func (p *Prepared) marker(token int32) string {
+	if p == nil {
+		return ""
+	}
+	return p.markers[token]
+}
+
+// aligner follows what becomes of each token's bytes, so that log-probabilities
+// go out with the text they belong to, and counts the tokens of the reasoning.
+type aligner struct {
+	logprobs  bool
+	queue     []aligned // not all of whose bytes were released
+	reasoning int
+}
+
+type aligned struct {
+	logprob             TokenLogprob
+	left                int  // bytes still held
+	answered, reflected bool // bytes went to the answer, to the reasoning
+}
+
+func (a *aligner) push(t *wire.Token, bytes int) {
+	if bytes == 0 {
+		return // an end-of-generation or control token: no text, no place
+	}
+	item := aligned{left: bytes}
+	if a.logprobs && t.HasLogprob {
+		item.logprob = TokenLogprob{Token: t.Token, Bytes: t.Piece, Logprob: t.Logprob}
+		for _, top := range t.Top {
+			item.logprob.Top = append(item.logprob.Top, TokenLogprob{Token: top.Token, Bytes: top.Piece, Logprob: top.Logprob})
+		}
+	}
+	a.queue = append(a.queue, item)
+}
+
+// release appends the log-probabilities of the tokens that runs complete.
+func (a *aligner) release(out []TokenLogprob, runs []chat.Run) []TokenLogprob {
+	for _, r := range runs {
+		for n := r.Bytes; n > 0; {
+			t := &a.queue[0]
+			used := min(n, t.left)
+			n -= used
+			t.left -= used
+			t.answered = t.answered || r.Kind == chat.RunAnswer
+			t.reflected = t.reflected || r.Kind == chat.RunReasoning
+			if t.left > 0 {
+				continue
+			}
+			if t.answered && a.logprobs {
+				out = append(out, t.logprob)
+			} else if t.reflected && !t.answered {
+				a.reasoning++
+			}
+			a.queue = a.queue[1:]
+		}
+	}
+	return out
+}

@@ -1,0 +1,147 @@
+package generation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/skein-run/skein/internal/chat"
+)
+
+// Prepared is what this package needs to know about a loaded model: its
+// compiled template and its markup tokens. It is safe for concurrent use, and
+// stays valid when the model's runner is started again.
+type Prepared struct {
+	template *chat.Template // nil: see broken
+	broken   error          // why conversations cannot be rendered
+	// markers gives the text of markup tokens, such as <think>, whose piece
+	// may be empty because the vocabulary has them as control tokens.
+	markers map[int32]string
+}
+
+// Template is the compiled chat template, or nil if it does not compile.
+func (p *Prepared) Template() *chat.Template { return p.template }
+
+// Prepare compiles the model's chat template. Do it once for each loaded
+// model; it takes some 30 ms. A model without a template gets ChatML and a
+// warning. A template that does not compile is warned about, and refuses
+// conversations later; raw completions still work.
+func (s *Service) Prepare(ctx context.Context, m Model) (*Prepared, error) {
+	info := m.Info()
+	p := &Prepared{markers: make(map[int32]string)}
+	template, err := chat.Compile(ctx, chat.Options{Source: info.ChatTemplate, BOS: info.BOSPiece, EOS: info.EOSPiece})
+	var broken *chat.TemplateError
+	switch {
+	case errors.As(err, &broken):
+		p.broken = broken
+		s.options.Warn("the model's chat template cannot be used: conversations will be refused, completions work", "model", info.Description, "error", err)
+		return p, nil
+	case err != nil:
+		return nil, fmt.Errorf("prepare model: %w", err)
+	case template.Fallback():
+		s.options.Warn("the model has no chat template: ChatML is used, which may not suit it", "model", info.Description)
+	}
+	p.template = template
+	for _, marker := range template.Reasoning().Markers() {
+		ids, err := m.Tokenize(ctx, marker, false, true)
+		if err != nil {
+			return nil, fmt.Errorf("prepare model: %w", err)
+		}
+		if len(ids) == 1 {
+			p.markers[ids[0]] = marker
+		}
+	}
+	return p, nil
+}
+
+// input is a request's prompt, ready for the model.
+type input struct {
+	tokens []int32
+	echo   string // the prompt's text if it is part of the answer
+	// decoder reads the output; its stops are set for each choice.
+	decoder chat.DecoderOptions
+	// maxTokens is the request's, no more than what the context leaves.
+	maxTokens int
+}
+
+// prompt renders, tokenizes and measures.
+func (s *Service) prompt(ctx context.Context, m Model, p *Prepared, req Request) (input, error) {
+	info := m.Info()
+	in := input{tokens: req.Tokens, decoder: chat.DecoderOptions{Stops: req.Stop}}
+	switch {
+	case req.Messages != nil:
+		// A turn takes a token at the least, so that there is no need to
+		// render a hundred thousand of them to know.
+		if len(req.Messages) > info.Context {
+			return in, exceeded(len(req.Messages), info.Context, "at least ")
+		}
+		text, err := s.render(ctx, p, req)
+		if err != nil {
+			return in, err
+		}
+		if in.tokens, err = tokenize(ctx, m, text); err != nil {
+			return in, err
+		}
+		in.decoder.Reasoning = p.template.Reasoning()
+		in.decoder.Inside = in.decoder.Reasoning.OpenIn(text)
+	case req.Prompt != nil:
+		var err error
+		if in.tokens, err = tokenize(ctx, m, *req.Prompt); err != nil {
+			return in, err
+		}
+		if req.Echo {
+			in.echo = *req.Prompt
+		}
+	default:
+		for _, id := range req.Tokens {
+			if id < 0 || int(id) >= info.Vocabulary {
+				return in, &Error{Kind: KindInvalid, Param: "prompt", Message: fmt.Sprintf("token %d is not in the model's vocabulary of %d tokens", id, info.Vocabulary)}
+			}
+		}
+	}
+	if len(in.tokens) == 0 {
+		return in, &Error{Kind: KindInvalid, Param: "prompt", Message: "the prompt is empty and the model has no token to begin with; give it some text"}
+	}
+	left := info.Context - len(in.tokens)
+	if left < 1 {
+		return in, exceeded(len(in.tokens), info.Context, "")
+	}
+	in.maxTokens = min(req.MaxTokens, left)
+	return in, nil
+}
+
+func (s *Service) render(ctx context.Context, p *Prepared, req Request) (string, error) {
+	if p == nil {
+		return "", errors.New("render a conversation: the model was not prepared")
+	}
+	if p.template == nil {
+		return "", &Error{Kind: KindInvalid, Param: "messages", Err: p.broken,
+			Message: p.broken.Error() + "; use a completion with a prompt instead, or a model file with a working template"}
+	}
+	messages := make([]chat.Message, len(req.Messages))
+	for i, m := range req.Messages {
+		messages[i] = chat.Message(m)
+	}
+	text, err := p.template.Render(ctx, chat.Input{Messages: messages, Args: req.TemplateArgs, Now: s.options.Clock()})
+	if err == nil {
+		return text, nil
+	}
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	return "", &Error{Kind: KindInvalid, Param: "messages", Message: err.Error(), Err: err}
+}
+
+// tokenize gives the tokens of a prompt. A prompt that begins with the begin
+// token already, as many templates write it, does not get a second one.
+func tokenize(ctx context.Context, m Model, text string) ([]int32, error) {
+	if info := m.Info(); info.AddBOS && info.BOSPiece != "" {
+		text = strings.TrimPrefix(text, info.BOSPiece)
+	}
+	tokens, err := m.Tokenize(ctx, text, true, true)
+	if err != nil {
+		return nil, fmt.Errorf("tokenize the prompt: %w", err)
+	}
+	return tokens, nil
+}
