@@ -4,7 +4,7 @@
 //
 // It stands between internal/library and those who speak api: the management
 // endpoints, through internal/node, and the commands that work without a node.
-// It imports api, gguf and library, and keeps nothing of its own, so a Catalog
+// It imports api, gguf/hyper and library, and keeps nothing of its own, so a Catalog
 // may be used from any goroutine.
 package catalog
 
@@ -19,7 +19,7 @@ import (
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/internal/bytesize"
-	"github.com/skein-run/skein/internal/gguf"
+	"github.com/skein-run/skein/internal/gguf/hyper"
 	"github.com/skein-run/skein/internal/library"
 )
 
@@ -116,7 +116,7 @@ func (c *Catalog) Show(_ context.Context, name string, contextLength, slots int)
 	for _, f := range details.Metadata {
 		m.Metadata = append(m.Metadata, api.MetadataValue{Key: f.Key, Type: f.Type, Value: f.Value})
 	}
-	spec := gguf.EstimateSpec{Context: c.contextFor(entry, contextLength), Slots: slots}
+	spec := hyper.Spec{Context: c.contextFor(entry, contextLength), Slots: slots}
 	if spec.Slots <= 0 {
 		spec.Slots = c.o.Slots
 	}

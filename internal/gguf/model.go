@@ -32,11 +32,11 @@ func (f *File) Split() (Split, error) {
 	}
 	part, ok := f.Uint("split.no")
 	if !ok || part >= count || count > maxPairs {
-		return Split{}, fmt.Errorf("split.no is %d of split.count %d: %w", part, count, errDamaged)
+		return Split{}, fmt.Errorf("split.no is %d of split.count %d: %w", part, count, ErrDamaged)
 	}
 	tensors, _ := f.Uint("split.tensors.count")
 	if tensors > maxTensors {
-		return Split{}, fmt.Errorf("split.tensors.count is %d: %w", tensors, errDamaged)
+		return Split{}, fmt.Errorf("split.tensors.count is %d: %w", tensors, ErrDamaged)
 	}
 	return Split{Part: int(part), Count: int(count), Tensors: int(tensors)}, nil
 }
@@ -82,14 +82,14 @@ func Join(parts ...*File) (*Model, error) {
 		for _, t := range f.tensors {
 			t.Part = i
 			if _, dup := m.byName[t.Name]; dup {
-				return nil, fmt.Errorf("join gguf: tensor %q is in two parts: %w", t.Name, errDamaged)
+				return nil, fmt.Errorf("join gguf: tensor %q is in two parts: %w", t.Name, ErrDamaged)
 			}
 			m.byName[t.Name] = len(m.tensors)
 			m.tensors = append(m.tensors, t)
 		}
 	}
 	if first.Tensors != 0 && first.Tensors != len(m.tensors) {
-		return nil, fmt.Errorf("join gguf: the parts hold %d tensors, split.tensors.count says %d: %w", len(m.tensors), first.Tensors, errDamaged)
+		return nil, fmt.Errorf("join gguf: the parts hold %d tensors, split.tensors.count says %d: %w", len(m.tensors), first.Tensors, ErrDamaged)
 	}
 	return m, nil
 }

@@ -97,10 +97,10 @@ func parse(r io.ReaderAt, size int64) (*File, error) {
 		return nil, err
 	}
 	if tensors > maxTensors {
-		return nil, fmt.Errorf("header claims %d tensors, at most %d are possible: %w", tensors, maxTensors, errDamaged)
+		return nil, fmt.Errorf("header claims %d tensors, at most %d are possible: %w", tensors, maxTensors, ErrDamaged)
 	}
 	if pairs > maxPairs {
-		return nil, fmt.Errorf("header claims %d metadata entries, at most %d are possible: %w", pairs, maxPairs, errDamaged)
+		return nil, fmt.Errorf("header claims %d metadata entries, at most %d are possible: %w", pairs, maxPairs, ErrDamaged)
 	}
 	if err := f.readPairs(s, int(pairs)); err != nil {
 		return nil, err
@@ -185,13 +185,13 @@ func (f *File) readPairs(s *scanner, n int) error {
 			return fmt.Errorf("metadata entry %d of %d: %w", i+1, n, err)
 		}
 		if key == "" {
-			return fmt.Errorf("metadata entry %d of %d has no name: %w", i+1, n, errDamaged)
+			return fmt.Errorf("metadata entry %d of %d has no name: %w", i+1, n, ErrDamaged)
 		}
 		if keys += int64(len(key)); keys > maxKeysTotal {
-			return fmt.Errorf("more than %d MB of metadata names: %w", maxKeysTotal>>20, errDamaged)
+			return fmt.Errorf("more than %d MB of metadata names: %w", maxKeysTotal>>20, ErrDamaged)
 		}
 		if _, dup := f.index[key]; dup {
-			return fmt.Errorf("metadata %q is there twice: %w", key, errDamaged)
+			return fmt.Errorf("metadata %q is there twice: %w", key, ErrDamaged)
 		}
 		t, err := s.u32()
 		if err != nil {
@@ -231,7 +231,7 @@ func alignmentOf(kvs []KV) (int64, error) {
 		return defaultAlignment, nil
 	}
 	if kvs[i].Type != TypeUint32 {
-		return 0, fmt.Errorf("general.alignment is %s, not uint32: %w", kvs[i].Type, errDamaged)
+		return 0, fmt.Errorf("general.alignment is %s, not uint32: %w", kvs[i].Type, ErrDamaged)
 	}
 	b, err := kvs[i].payload()
 	if err != nil {
@@ -239,7 +239,7 @@ func alignmentOf(kvs []KV) (int64, error) {
 	}
 	v := int64(binary.LittleEndian.Uint32(b))
 	if v == 0 || v&(v-1) != 0 || v > maxAlignment {
-		return 0, fmt.Errorf("general.alignment is %d, not a power of two up to %d: %w", v, maxAlignment, errDamaged)
+		return 0, fmt.Errorf("general.alignment is %d, not a power of two up to %d: %w", v, maxAlignment, ErrDamaged)
 	}
 	return v, nil
 }
@@ -252,7 +252,7 @@ func (f *File) readTensors(s *scanner, n int) error {
 			return fmt.Errorf("tensor %d of %d: %w", i+1, n, err)
 		}
 		if _, dup := seen[t.Name]; dup {
-			return fmt.Errorf("tensor %q is there twice: %w", t.Name, errDamaged)
+			return fmt.Errorf("tensor %q is there twice: %w", t.Name, ErrDamaged)
 		}
 		seen[t.Name] = struct{}{}
 		f.tensors = append(f.tensors, t)
@@ -271,7 +271,7 @@ func readTensor(s *scanner) (Tensor, error) {
 		return t, err
 	}
 	if dims > maxDims {
-		return t, fmt.Errorf("%q has %d dimensions, at most %d are possible: %w", t.Name, dims, maxDims, errDamaged)
+		return t, fmt.Errorf("%q has %d dimensions, at most %d are possible: %w", t.Name, dims, maxDims, ErrDamaged)
 	}
 	t.Dims = int(dims)
 	for d := range t.Dims {
@@ -289,7 +289,7 @@ func readTensor(s *scanner) (Tensor, error) {
 		return t, err
 	}
 	if off > math.MaxInt64 {
-		return t, fmt.Errorf("%q starts at byte %d, beyond every file: %w", t.Name, off, errDamaged)
+		return t, fmt.Errorf("%q starts at byte %d, beyond every file: %w", t.Name, off, ErrDamaged)
 	}
 	t.Offset = int64(off)
 	t.Bytes, err = tensorBytes(t)
@@ -306,13 +306,13 @@ func tensorBytes(t Tensor) (int64, error) {
 		return 0, fmt.Errorf("%q has the unknown tensor type %d; update skein, or quantize the model again with llama.cpp v0.5.0", t.Name, uint32(t.Type))
 	}
 	if t.Shape[0]%e.elements != 0 {
-		return 0, fmt.Errorf("%q has rows of %d elements, which %s blocks of %d do not fill: %w", t.Name, t.Shape[0], e.name, e.elements, errDamaged)
+		return 0, fmt.Errorf("%q has rows of %d elements, which %s blocks of %d do not fill: %w", t.Name, t.Shape[0], e.name, e.elements, ErrDamaged)
 	}
 	total := e.bytes
 	for _, n := range [...]uint64{t.Shape[0] / e.elements, t.Shape[1], t.Shape[2], t.Shape[3]} {
 		hi, lo := bits.Mul64(total, n)
 		if hi != 0 || lo > math.MaxInt64/2 || n > math.MaxInt64/2 {
-			return 0, fmt.Errorf("%q has the impossible shape %v: %w", t.Name, t.Shape, errDamaged)
+			return 0, fmt.Errorf("%q has the impossible shape %v: %w", t.Name, t.Shape, ErrDamaged)
 		}
 		total = lo
 	}
@@ -326,13 +326,13 @@ func (f *File) checkLayout() error {
 	for i, t := range f.tensors {
 		switch {
 		case t.Offset%f.Alignment != 0:
-			return fmt.Errorf("data of tensor %q starts at %d, not a multiple of %d: %w", t.Name, t.Offset, f.Alignment, errDamaged)
+			return fmt.Errorf("data of tensor %q starts at %d, not a multiple of %d: %w", t.Name, t.Offset, f.Alignment, ErrDamaged)
 		case t.Offset < end:
-			return fmt.Errorf("data of tensor %q overlaps that of %q: %w", t.Name, f.tensors[i-1].Name, errDamaged)
+			return fmt.Errorf("data of tensor %q overlaps that of %q: %w", t.Name, f.tensors[i-1].Name, ErrDamaged)
 		case t.Offset > end:
-			return fmt.Errorf("data of tensor %q starts at %d where the engine expects %d: %w", t.Name, t.Offset, end, errDamaged)
+			return fmt.Errorf("data of tensor %q starts at %d where the engine expects %d: %w", t.Name, t.Offset, end, ErrDamaged)
 		case t.Offset > f.Size-f.DataOffset || t.Bytes > f.Size-f.DataOffset-t.Offset:
-			return fmt.Errorf("data of tensor %q ends at byte %d, but the file has %d: %w", t.Name, f.DataOffset+t.Offset+t.Bytes, f.Size, errDamaged)
+			return fmt.Errorf("data of tensor %q ends at byte %d, but the file has %d: %w", t.Name, f.DataOffset+t.Offset+t.Bytes, f.Size, ErrDamaged)
 		}
 		end = alignUp(t.Offset+t.Bytes, f.Alignment)
 	}

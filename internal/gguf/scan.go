@@ -90,7 +90,7 @@ func (s *scanner) length(unit int64) (int64, error) {
 		return 0, err
 	}
 	if v > uint64(s.left()/unit) {
-		return 0, fmt.Errorf("length %d at byte %d goes beyond the end of the file: %w", v, at, errDamaged)
+		return 0, fmt.Errorf("length %d at byte %d goes beyond the end of the file: %w", v, at, ErrDamaged)
 	}
 	return int64(v), nil
 }
@@ -103,7 +103,7 @@ func (s *scanner) str(most int64) (string, error) {
 		return "", err
 	}
 	if n > most {
-		return "", fmt.Errorf("name of %d bytes at byte %d, at most %d are allowed: %w", n, at, most, errDamaged)
+		return "", fmt.Errorf("name of %d bytes at byte %d, at most %d are allowed: %w", n, at, most, ErrDamaged)
 	}
 	b, err := s.take(n)
 	if err != nil {
@@ -112,11 +112,11 @@ func (s *scanner) str(most int64) (string, error) {
 	return string(b), nil
 }
 
-// errDamaged is the second half of every complaint about impossible contents.
-var errDamaged = errors.New("the file is damaged or not finished; download or convert it again")
+// ErrDamaged is in every error about contents that no whole file has.
+var ErrDamaged = errors.New("the file is damaged or not finished; download or convert it again")
 
 func truncated(pos, want, have int64) error {
-	return fmt.Errorf("the file ends at byte %d, where %d bytes more are needed: %w", pos+have, want-have, errDamaged)
+	return fmt.Errorf("the file ends at byte %d, where %d bytes more are needed: %w", pos+have, want-have, ErrDamaged)
 }
 
 // value passes over a value of type t and returns its payload's extent; for an
@@ -144,7 +144,7 @@ func (s *scanner) value(kv *KV) error {
 	default:
 		n := kv.Type.size()
 		if n == 0 {
-			return fmt.Errorf("unknown %s: %w", kv.Type, errDamaged)
+			return fmt.Errorf("unknown %s: %w", kv.Type, ErrDamaged)
 		}
 		kv.off = s.pos
 		if err := s.skip(n); err != nil {
@@ -169,7 +169,7 @@ func (s *scanner) arrayHead() (ValueType, int64, error) {
 		unit = 12
 	}
 	if unit == 0 {
-		return 0, 0, fmt.Errorf("array of unknown %s: %w", elem, errDamaged)
+		return 0, 0, fmt.Errorf("array of unknown %s: %w", elem, ErrDamaged)
 	}
 	n, err := s.length(unit)
 	return elem, n, err
@@ -193,7 +193,7 @@ func (s *scanner) elements(elem ValueType, n int64, depth int) error {
 		return nil
 	case TypeArray:
 		if depth >= maxDepth {
-			return fmt.Errorf("arrays nested more than %d deep: %w", maxDepth, errDamaged)
+			return fmt.Errorf("arrays nested more than %d deep: %w", maxDepth, ErrDamaged)
 		}
 		for range n {
 			inner, m, err := s.arrayHead()

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/skein-run/skein/internal/gguf"
+	"github.com/skein-run/skein/internal/gguf/hyper"
 )
 
 // head is what a model's header says about it.
@@ -75,12 +76,12 @@ func readHead(paths []string) head {
 	}
 	defer m.Close()
 	h := head{architecture: m.Arch(), quantization: m.Quantization(), parameters: m.Parameters()}
-	hyper, err := m.Hyper()
+	p, err := hyper.Read(m.Model)
 	if err != nil {
 		h.problem = err.Error()
 		return h
 	}
-	h.trainedContext = hyper.Context
+	h.trainedContext = p.Context
 	return h
 }
 
@@ -141,16 +142,16 @@ func (m *Model) open(path string) (*gguf.File, error) {
 // Details is all that Show tells about a model.
 type Details struct {
 	Entry        Entry
-	Hyper        gguf.Hyper
+	Params       hyper.Params
 	Title        string // general.name
 	ChatTemplate string // "" if it has none
 	Templates    map[string]string
 	Metadata     []Field // in the order of the file
 	Tensors      int
-	// Estimate gives the memory for a context; see gguf.Model.Estimate.
-	Estimate func(gguf.EstimateSpec) (gguf.Estimate, error)
-	// FitContext gives the largest context for a limit; see gguf.Model.FitContext.
-	FitContext func(limit int64, spec gguf.EstimateSpec) (context int, e gguf.Estimate, fits bool, err error)
+	// Estimate gives the memory for a context; see hyper.For.
+	Estimate func(hyper.Spec) (hyper.Estimate, error)
+	// FitContext gives the largest context for a limit; see hyper.FitContext.
+	FitContext func(limit int64, spec hyper.Spec) (context int, e hyper.Estimate, fits bool, err error)
 }
 
 // Field is one metadata entry as text; arrays are given by length and type.
@@ -172,12 +173,15 @@ func Describe(e Entry) (*Details, error) {
 		return nil, fmt.Errorf("show %s: %w", e.Name, err)
 	}
 	defer m.Close()
-	hyper, err := m.Hyper()
+	p, err := hyper.Read(m.Model)
 	if err != nil {
 		return nil, fmt.Errorf("show %s: %w", e.Name, err)
 	}
-	d := &Details{Entry: e, Hyper: *hyper, Title: m.Name(), ChatTemplate: m.ChatTemplate(), Templates: m.ChatTemplates(),
-		Tensors: len(m.Tensors()), Estimate: m.Estimate, FitContext: m.FitContext}
+	d := &Details{Entry: e, Params: *p, Title: m.Name(), ChatTemplate: m.ChatTemplate(), Templates: m.ChatTemplates(),
+		Tensors: len(m.Tensors()), Estimate: func(spec hyper.Spec) (hyper.Estimate, error) { return hyper.For(m.Model, spec) },
+		FitContext: func(limit int64, spec hyper.Spec) (int, hyper.Estimate, bool, error) {
+			return hyper.FitContext(m.Model, limit, spec)
+		}}
 	for _, kv := range m.Pairs() {
 		text, err := kv.Summary()
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/skein-run/skein/internal/gguf"
 	"github.com/skein-run/skein/internal/gguf/gguftest"
+	"github.com/skein-run/skein/internal/gguf/hyper"
 	"github.com/skein-run/skein/internal/library"
 )
 
@@ -389,7 +390,7 @@ func TestShow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d.Title != "tiny" || d.ChatTemplate != "{{ hi }}" || d.Hyper.Layers != 2 || d.Tensors != 21 || d.Entry.Name != "m" {
+	if d.Title != "tiny" || d.ChatTemplate != "{{ hi }}" || d.Params.Layers != 2 || d.Tensors != 21 || d.Entry.Name != "m" {
 		t.Errorf("details are %+v", d)
 	}
 	fields := map[string]library.Field{}
@@ -407,7 +408,7 @@ func TestShow(t *testing.T) {
 		}
 	}
 	// The files are closed by now; memory must still be known.
-	e, err := d.Estimate(gguf.EstimateSpec{Context: 256, Slots: 2})
+	e, err := d.Estimate(hyper.Spec{Context: 256, Slots: 2})
 	if err != nil || e.KV != 2*2*256*32*2*2 {
 		t.Errorf("estimate is %+v, %v", e, err)
 	}

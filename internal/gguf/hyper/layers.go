@@ -1,6 +1,10 @@
-package gguf
+package hyper
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/skein-run/skein/internal/gguf"
+)
 
 // The tables in this file say what llama.cpp v0.5.0 does with each
 // architecture where the metadata alone does not tell (its src/models and
@@ -48,7 +52,7 @@ func windowRuleOf(arch string, layers int) (windowRule, bool) {
 }
 
 // window fills Window and Windowed.
-func (r *hyperReader) window(h *Hyper) {
+func (r *reader) window(h *Params) {
 	h.Windowed = make([]bool, h.Layers)
 	rule, ok := windowRuleOf(h.Arch, h.Layers)
 	if !ok {
@@ -67,7 +71,7 @@ func (r *hyperReader) window(h *Hyper) {
 	}
 	h.Window = w
 	key := h.Arch + ".attention.sliding_window_pattern"
-	if kv, ok := r.m.Pair(key); ok && kv.Type == TypeArray {
+	if kv, ok := r.m.Pair(key); ok && kv.Type == gguf.TypeArray {
 		for i, v := range r.layers("attention.sliding_window_pattern", h.Layers, nil) {
 			h.Windowed[i] = v != 0
 		}
@@ -88,7 +92,7 @@ func (r *hyperReader) window(h *Hyper) {
 
 // recurrence fills the recurrent layers, the layers with a KV cache and the
 // sizes of the recurrent state.
-func (r *hyperReader) recurrence(h *Hyper) {
+func (r *reader) recurrence(h *Params) {
 	n := h.Layers
 	h.Recurrent, h.Attention = make([]bool, n), make([]bool, n)
 	for i := range n {
@@ -150,7 +154,7 @@ func (r *hyperReader) recurrence(h *Hyper) {
 }
 
 // interval marks all but every k-th layer recurrent.
-func (r *hyperReader) interval(h *Hyper, set func(i int, recurrent, attention bool)) {
+func (r *reader) interval(h *Params, set func(i int, recurrent, attention bool)) {
 	if r.has("attention.recurrent_layers") {
 		for i, v := range r.layers("attention.recurrent_layers", h.Layers, nil) {
 			set(i, v != 0, v == 0)
@@ -169,7 +173,7 @@ func (r *hyperReader) interval(h *Hyper, set func(i int, recurrent, attention bo
 
 // exceptions applies what is left: layers that share the cache of another,
 // models without a cache, and extra caches.
-func (r *hyperReader) exceptions(h *Hyper) {
+func (r *reader) exceptions(h *Params) {
 	shared := 0
 	h.Loops = 1
 	switch h.Arch {

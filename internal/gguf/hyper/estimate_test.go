@@ -1,4 +1,4 @@
-package gguf_test
+package hyper_test
 
 import (
 	"os"
@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/skein-run/skein/internal/gguf"
+	"github.com/skein-run/skein/internal/gguf/hyper"
 )
 
 // measured is what llama-server v0.5.0 logged on the CPU (flash attention, not
@@ -166,12 +167,12 @@ func TestEstimateAgainstLibrary(t *testing.T) {
 		}
 		checked++
 		m := openModel(t, path)
-		e, err := m.Estimate(gguf.EstimateSpec{Context: w.context, Slots: w.slots, Batch: w.batch})
+		e, err := hyper.For(m, hyper.Spec{Context: w.context, Slots: w.slots, Batch: w.batch})
 		if err != nil {
 			t.Errorf("%s: %v", w.model, err)
 			continue
 		}
-		h, err := m.Hyper()
+		h, err := hyper.Read(m)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,7 +195,7 @@ func TestEstimateAgainstLibrary(t *testing.T) {
 		near("recurrent state", e.Recurrent, w.rs)
 		near("output", e.Output, w.outputMiB)
 		most := 1.35
-		if k := h.Memory(); k == gguf.MemoryRecurrent || k == gguf.MemoryHybrid {
+		if k := h.Memory(); k == hyper.MemoryRecurrent || k == hyper.MemoryHybrid {
 			most = 2.6
 		}
 		if r := mib(e.Compute) / w.compute; r < 0.995 || r > most {
@@ -216,5 +217,30 @@ func (w measured) path() string {
 	case "smollm2":
 		return os.Getenv("SKEIN_TEST_SMOLLM2")
 	}
-	return filepath.Join("../../../shared/models/archs", w.model+".gguf")
+	return filepath.Join("../../../../shared/models/archs", w.model+".gguf")
+}
+
+const demoModel = "../../../models/demo/skein-demo-4m-q8_0.gguf"
+
+// openModel parses a file and closes it with the test.
+func openModel(t *testing.T, path string) *gguf.Model {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := gguf.Parse(f, st.Size())
+	if err != nil {
+		t.Fatalf("%s: %v", filepath.Base(path), err)
+	}
+	m, err := gguf.Join(p)
+	if err != nil {
+		t.Fatalf("%s: %v", filepath.Base(path), err)
+	}
+	return m
 }

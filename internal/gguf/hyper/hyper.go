@@ -1,17 +1,25 @@
-package gguf
+// Package hyper reads a model's hyper-parameters from its metadata and says what
+// memory the model and a context of it take.
+//
+// It owns what llama.cpp v0.5.0 makes of each architecture: which layers attend
+// over a window, which keep recurrent state, how large caches are. It is pure,
+// like package gguf, which it imports alone; it must not import net, os, os/exec
+// or log/slog. All functions may be called from any goroutine.
+package hyper
 
 import (
 	"fmt"
 	"slices"
+
+	"github.com/skein-run/skein/internal/gguf"
 )
 
 // maxLayers is llama.cpp's LLAMA_MAX_LAYERS; no slice for each layer is made
 // for more.
 const maxLayers = 512
 
-// Hyper holds the hyper-parameters of a model in the vocabulary of this
-// module. Sizes are elements, context and window tokens.
-type Hyper struct {
+// Params are the hyper-parameters of a model in the vocabulary of this module. Sizes are elements, context and window tokens.
+type Params struct {
 	Arch       string
 	Layers     int // without draft layers
 	Draft      int // multi-token-prediction layers after them, which a plain context does not use
@@ -59,7 +67,7 @@ type Hyper struct {
 // SSM holds the sizes of state-space layers.
 type SSM struct{ Conv, Inner, State, Groups, TimeStepRank int }
 
-// Kinds of memory, as Hyper.Memory gives them.
+// Kinds of memory, as Params.Memory gives them.
 const (
 	MemoryAttention     = "attention"
 	MemorySlidingWindow = "sliding_window"
@@ -68,7 +76,7 @@ const (
 )
 
 // Memory is the kind of memory that the model needs for each sequence.
-func (h *Hyper) Memory() string {
+func (h *Params) Memory() string {
 	recurrent, attention := slices.Contains(h.Recurrent, true), slices.Contains(h.Attention, true)
 	switch {
 	case recurrent && attention:
@@ -81,73 +89,73 @@ func (h *Hyper) Memory() string {
 	return MemoryAttention
 }
 
-// hyperReader reads "<arch>.<name>" keys and keeps the first complaint.
-type hyperReader struct {
-	m    *Model
+// reader reads "<arch>.<name>" keys and keeps the first complaint.
+type reader struct {
+	m    *gguf.Model
 	arch string
 	err  error
 }
 
-func (r *hyperReader) fail(format string, args ...any) {
+func (r *reader) fail(format string, args ...any) {
 	if r.err == nil {
 		r.err = fmt.Errorf(format, args...)
 	}
 }
 
 // has tells whether the key is there.
-func (r *hyperReader) has(name string) bool {
+func (r *reader) has(name string) bool {
 	_, ok := r.m.Pair(r.arch + "." + name)
 	return ok
 }
 
 // num reads an optional number below 2^31.
-func (r *hyperReader) num(name string, otherwise int) int {
+func (r *reader) num(name string, otherwise int) int {
 	key := r.arch + "." + name
 	kv, ok := r.m.Pair(key)
 	if !ok {
 		return otherwise
 	}
-	if kv.Type == TypeArray { // one entry a layer where one number is meant: the largest counts
+	if kv.Type == gguf.TypeArray { // one entry a layer where one number is meant: the largest counts
 		vs, err := r.m.Uints(key)
 		if err != nil || len(vs) == 0 {
-			r.fail("metadata %q is not a number: %w", key, errDamaged)
+			r.fail("metadata %q is not a number: %w", key, gguf.ErrDamaged)
 			return otherwise
 		}
 		return r.small(key, slices.Max(vs))
 	}
 	v, ok := r.m.Uint(key)
 	if !ok {
-		r.fail("metadata %q is not a number of at least 0: %w", key, errDamaged)
+		r.fail("metadata %q is not a number of at least 0: %w", key, gguf.ErrDamaged)
 		return otherwise
 	}
 	return r.small(key, v)
 }
 
-func (r *hyperReader) small(key string, v uint64) int {
+func (r *reader) small(key string, v uint64) int {
 	if v >= 1<<31 {
-		r.fail("metadata %q is %d, which is impossible: %w", key, v, errDamaged)
+		r.fail("metadata %q is %d, which is impossible: %w", key, v, gguf.ErrDamaged)
 		return 0
 	}
 	return int(v)
 }
 
 // need reads a required number.
-func (r *hyperReader) need(name string) int {
+func (r *reader) need(name string) int {
 	if !r.has(name) {
-		r.fail("metadata %q is missing: %w", r.arch+"."+name, errDamaged)
+		r.fail("metadata %q is missing: %w", r.arch+"."+name, gguf.ErrDamaged)
 	}
 	return r.num(name, 0)
 }
 
 // layers reads a number that is one for all layers or one for each.
-func (r *hyperReader) layers(name string, n int, otherwise []int) []int {
+func (r *reader) layers(name string, n int, otherwise []int) []int {
 	key := r.arch + "." + name
 	kv, ok := r.m.Pair(key)
 	if !ok {
 		return slices.Clone(otherwise)
 	}
 	out := make([]int, n)
-	if kv.Type != TypeArray {
+	if kv.Type != gguf.TypeArray {
 		v := r.num(name, 0)
 		for i := range out {
 			out[i] = v
@@ -155,12 +163,12 @@ func (r *hyperReader) layers(name string, n int, otherwise []int) []int {
 		return out
 	}
 	if kv.Len < uint64(n) {
-		r.fail("metadata %q has %d entries for %d layers: %w", key, kv.Len, n, errDamaged)
+		r.fail("metadata %q has %d entries for %d layers: %w", key, kv.Len, n, gguf.ErrDamaged)
 		return out
 	}
 	vs, err := r.m.Uints(key)
 	if err != nil {
-		r.fail("%w: %w", err, errDamaged)
+		r.fail("%w: %w", err, gguf.ErrDamaged)
 		return out
 	}
 	for i := range out {
@@ -169,26 +177,26 @@ func (r *hyperReader) layers(name string, n int, otherwise []int) []int {
 	return out
 }
 
-// Hyper reads the hyper-parameters, with the defaults that llama.cpp v0.5.0
+// Read reads the hyper-parameters, with the defaults that llama.cpp v0.5.0
 // applies for the architecture. An architecture that is not known here is read
 // by the common keys.
-func (m *Model) Hyper() (*Hyper, error) {
-	h, err := m.hyper()
+func Read(m *gguf.Model) (*Params, error) {
+	h, err := read(m)
 	if err != nil {
 		return nil, fmt.Errorf("read hyper-parameters: %w", err)
 	}
 	return h, nil
 }
 
-func (m *Model) hyper() (*Hyper, error) {
+func read(m *gguf.Model) (*Params, error) {
 	arch := m.Arch()
 	if arch == "" {
-		return nil, fmt.Errorf("metadata \"general.architecture\" is missing: %w", errDamaged)
+		return nil, fmt.Errorf("metadata \"general.architecture\" is missing: %w", gguf.ErrDamaged)
 	}
-	r := &hyperReader{m: m, arch: arch}
+	r := &reader{m: m, arch: arch}
 	all := r.need("block_count")
 	if all < 1 || all > maxLayers {
-		r.fail("the model has %d layers, 1 to %d are possible: %w", all, maxLayers, errDamaged)
+		r.fail("the model has %d layers, 1 to %d are possible: %w", all, maxLayers, gguf.ErrDamaged)
 	}
 	if r.err != nil {
 		return nil, r.err
@@ -197,7 +205,7 @@ func (m *Model) hyper() (*Hyper, error) {
 	if draft >= all {
 		draft = 0
 	}
-	h := &Hyper{
+	h := &Params{
 		Arch: arch, Layers: all - draft, Draft: draft,
 		Context: r.need("context_length"), Embedding: r.need("embedding_length"),
 		Experts: r.num("expert_count", 0), ExpertsUsed: r.num("expert_used_count", 0),
@@ -220,7 +228,7 @@ func (m *Model) hyper() (*Hyper, error) {
 	h.KeyDimSWA = r.num("attention.key_length_swa", h.KeyDim)
 	h.ValDimSWA = r.num("attention.value_length_swa", h.ValueDim)
 	h.MLA = r.num("attention.key_length_mla", 0) > 0 && r.num("attention.value_length_mla", 0) > 0
-	h.Vocabulary = m.vocabulary(r)
+	h.Vocabulary = r.vocabulary()
 	r.window(h)
 	r.recurrence(h)
 	r.exceptions(h)
@@ -228,13 +236,13 @@ func (m *Model) hyper() (*Hyper, error) {
 }
 
 // vocabulary is the number of rows of the output head, or of the embedding.
-func (m *Model) vocabulary(r *hyperReader) int {
+func (r *reader) vocabulary() int {
 	for _, name := range []string{"output.weight", "token_embd.weight"} {
-		if t, ok := m.Tensor(name); ok {
+		if t, ok := r.m.Tensor(name); ok {
 			return r.small(name, t.Shape[1])
 		}
 	}
-	if kv, ok := m.Pair("tokenizer.ggml.tokens"); ok {
+	if kv, ok := r.m.Pair("tokenizer.ggml.tokens"); ok {
 		return r.small(kv.Key, kv.Len)
 	}
 	return r.num("vocab_size", 0)

@@ -1,6 +1,7 @@
-package gguf_test
+package hyper_test
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 
 	"github.com/skein-run/skein/internal/gguf"
 	"github.com/skein-run/skein/internal/gguf/gguftest"
+	"github.com/skein-run/skein/internal/gguf/hyper"
 )
 
 // modelOf is a model without tensors. base gives 6 layers, 2 heads of 32.
@@ -37,7 +39,7 @@ func modelFrom(tb testing.TB, kvs []gguf.KV) *gguf.Model {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	f, err := parseBytes(b)
+	f, err := gguf.Parse(bytes.NewReader(b), int64(len(b)))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -93,7 +95,7 @@ func TestLayerKinds(t *testing.T) {
 		{"embedding model", "bert", nil, "......", "......", "......", 0, "attention"},
 		{"draft layers do not count", "glm4moe", []gguf.KV{kv("nextn_predict_layers", uint32(1))}, ".....", ".....", "xxxxx", 0, "attention"},
 	} {
-		h, err := modelOf(t, test.arch, test.extra...).Hyper()
+		h, err := hyper.Read(modelOf(t, test.arch, test.extra...))
 		if err != nil {
 			t.Errorf("%s: %v", test.name, err)
 			continue
@@ -120,7 +122,7 @@ func TestRecurrentState(t *testing.T) {
 		{"kimi-linear", []gguf.KV{kv("kda.head_dim", uint32(16)), kv("ssm.conv_kernel", uint32(4)), kv("attention.head_count_kv", []uint32{0, 2, 0, 2, 0, 2})}, 3 * 3 * 2 * 16, 16 * 16 * 2},
 		{"minimax-01", nil, 0, 32 * 32 * 2},
 	} {
-		h, err := modelOf(t, test.arch, test.extra...).Hyper()
+		h, err := hyper.Read(modelOf(t, test.arch, test.extra...))
 		if err != nil {
 			t.Errorf("%s: %v", test.arch, err)
 			continue
@@ -147,46 +149,12 @@ func TestBadHyper(t *testing.T) {
 		"too few heads":    {modelOf(t, "llama", kv("attention.head_count", []uint32{1, 2})), "2 entries for 6 layers"},
 		"heads as text":    {modelOf(t, "llama", kv("attention.head_count", []string{"1", "1", "1", "1", "1", "1"})), "not of integers"},
 	} {
-		if _, err := test.m.Hyper(); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := hyper.Read(test.m); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v does not say %q", name, err, test.want)
 		}
-		if _, err := test.m.Estimate(gguf.EstimateSpec{Context: 1, Slots: 1}); err == nil {
+		if _, err := hyper.For(test.m, hyper.Spec{Context: 1, Slots: 1}); err == nil {
 			t.Errorf("%s: was estimated", name)
 		}
-	}
-}
-
-func TestQuantization(t *testing.T) {
-	kv := gguftest.KV
-	arch := kv("general.architecture", "llama")
-	for want, m := range map[string]*gguf.Model{
-		"Q4_K_M":  modelFrom(t, []gguf.KV{arch, kv("general.file_type", uint32(15))}),
-		"Q8_0":    modelFrom(t, []gguf.KV{arch, kv("general.file_type", uint32(7|1024))}),
-		"unknown": modelFrom(t, []gguf.KV{arch, kv("general.file_type", uint32(999))}),
-	} {
-		if got := m.Quantization(); got != want {
-			t.Errorf("got %s, want %s", got, want)
-		}
-	}
-	f, err := parseBytes(gguftest.Tiny{Extra: []gguf.KV{kv("general.file_type", uint32(999))}}.Bytes())
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := gguf.Join(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := m.Quantization(); got != "F32" {
-		t.Errorf("by bytes: got %s, want F32", got)
-	}
-}
-
-func TestTemplates(t *testing.T) {
-	kv := gguftest.KV
-	m := modelFrom(t, []gguf.KV{kv("tokenizer.chat_template", "a"), kv("tokenizer.chat_template.tool_use", "b"),
-		kv("tokenizer.chat_templates", []string{"tool_use"}), kv("tokenizer.chat_template_x", "no")})
-	if diff := cmp.Diff(map[string]string{"default": "a", "tool_use": "b"}, m.ChatTemplates()); diff != "" {
-		t.Error(diff)
 	}
 }
 
@@ -203,7 +171,7 @@ func TestFitContext(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f, err := parseBytes(b)
+		f, err := gguf.Parse(bytes.NewReader(b), int64(len(b)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -211,9 +179,9 @@ func TestFitContext(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		spec := gguf.EstimateSpec{Context: rapid.IntRange(1, 40_000).Draw(t, "context"), Slots: rapid.IntRange(1, 8).Draw(t, "slots")}
+		spec := hyper.Spec{Context: rapid.IntRange(1, 40_000).Draw(t, "context"), Slots: rapid.IntRange(1, 8).Draw(t, "slots")}
 		limit := rapid.Int64Range(0, 1<<30).Draw(t, "limit")
-		n, e, fits, err := m.FitContext(limit, spec)
+		n, e, fits, err := hyper.FitContext(m, limit, spec)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -225,7 +193,7 @@ func TestFitContext(t *testing.T) {
 		}
 		if next := n + 256; fits && next <= spec.Context {
 			spec.Context = next
-			if more, err := m.Estimate(spec); err != nil || more.Total <= limit {
+			if more, err := hyper.For(m, spec); err != nil || more.Total <= limit {
 				t.Fatalf("%d fits, and so does %d (%d of %d bytes), %v", n, next, more.Total, limit, err)
 			}
 		}
@@ -234,11 +202,11 @@ func TestFitContext(t *testing.T) {
 
 func TestBadSpec(t *testing.T) {
 	m := modelOf(t, "llama")
-	for name, spec := range map[string]gguf.EstimateSpec{
+	for name, spec := range map[string]hyper.Spec{
 		"no context": {Slots: 1}, "no slots": {Context: 1}, "negative batch": {Context: 1, Slots: 1, Batch: -1},
 		"unknown type": {Context: 1, Slots: 1, KeyType: 77}, "huge": {Context: 1 << 40, Slots: 1},
 	} {
-		if _, err := m.Estimate(spec); err == nil {
+		if _, err := hyper.For(m, spec); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}

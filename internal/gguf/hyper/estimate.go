@@ -1,25 +1,27 @@
-package gguf
+package hyper
 
 import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/skein-run/skein/internal/gguf"
 )
 
-// EstimateSpec says how a context would be opened.
-type EstimateSpec struct {
+// Spec says how a context would be opened.
+type Spec struct {
 	Context int // tokens of each slot
 	Slots   int // sequences; each has its own cells, they are not unified
 	Batch   int // tokens computed at once (n_ubatch); 0: 512
 	// Outputs is the number of tokens a batch may ask logits for; 0: Slots.
 	Outputs int
 	// KeyType and ValueType of the KV cache; 0: F16.
-	KeyType, ValueType TensorType
+	KeyType, ValueType gguf.TensorType
 	// FullWindow keeps the whole context in sliding-window layers too.
 	FullWindow bool
 }
 
-func (s EstimateSpec) validate() (EstimateSpec, error) {
+func (s Spec) validate() (Spec, error) {
 	if s.Batch == 0 {
 		s.Batch = 512
 	}
@@ -27,10 +29,10 @@ func (s EstimateSpec) validate() (EstimateSpec, error) {
 		s.Outputs = s.Slots
 	}
 	if s.KeyType == 0 {
-		s.KeyType = F16
+		s.KeyType = gguf.F16
 	}
 	if s.ValueType == 0 {
-		s.ValueType = F16
+		s.ValueType = gguf.F16
 	}
 	const most = 1 << 30
 	if s.Context < 1 || s.Slots < 1 || s.Batch < 1 || s.Outputs < 1 || s.Context > most || s.Slots > 1<<16 || s.Batch > 1<<20 || s.Outputs > 1<<20 {
@@ -55,7 +57,9 @@ type Estimate struct {
 // contextPad is what the library rounds a slot's context up to.
 const contextPad = 256
 
-// Estimate says what memory the model and a context need.
+func pad(cells int64) int64 { return (cells + contextPad - 1) / contextPad * contextPad }
+
+// For says what memory the model and a context need.
 //
 // Weights, KV and Recurrent are what libllama v0.5.0 allocates, to the byte up
 // to padding, for all architectures but deepseek4, whose compressed caches are
@@ -65,12 +69,12 @@ const contextPad = 256
 // buffers and the process itself (together some 10 MB) are not in it, nor the
 // mapped file beside weights that the library repacks for the CPU: the system
 // takes those pages back when it needs them.
-func (m *Model) Estimate(spec EstimateSpec) (Estimate, error) {
+func For(m *gguf.Model, spec Spec) (Estimate, error) {
 	spec, err := spec.validate()
 	if err != nil {
 		return Estimate{}, fmt.Errorf("estimate memory: %w", err)
 	}
-	h, err := m.Hyper()
+	h, err := Read(m)
 	if err != nil {
 		return Estimate{}, fmt.Errorf("estimate memory: %w", err)
 	}
@@ -104,17 +108,17 @@ func clamp(v float64) int64 {
 
 // cells is the number of tokens that a slot keeps in plain and in windowed
 // layers.
-func (h *Hyper) cells(spec EstimateSpec) (full, windowed int64) {
-	full = alignUp(int64(spec.Context), contextPad)
+func (h *Params) cells(spec Spec) (full, windowed int64) {
+	full = pad(int64(spec.Context))
 	windowed = full
 	if !spec.FullWindow && h.Window > 0 {
-		windowed = min(full, alignUp(min(full, int64(h.Window)+int64(spec.Batch)), contextPad))
+		windowed = min(full, pad(min(full, int64(h.Window)+int64(spec.Batch))))
 	}
 	return full, windowed
 }
 
 // cache is the size of all KV caches and of the attention masks for them.
-func (h *Hyper) cache(spec EstimateSpec, full, windowed int64) (kv, masks float64) {
+func (h *Params) cache(spec Spec, full, windowed int64) (kv, masks float64) {
 	usesFull, usesWindow := false, false
 	for i, yes := range h.Attention {
 		if !yes {
@@ -143,13 +147,13 @@ func (h *Hyper) cache(spec EstimateSpec, full, windowed int64) (kv, masks float6
 	return kv, masks
 }
 
-func rowBytes(t TensorType, n int) float64 {
+func rowBytes(t gguf.TensorType, n int) float64 {
 	elements, bytes := t.Block()
 	return math.Ceil(float64(n)/float64(elements)) * float64(bytes)
 }
 
 // activations is the scratch memory of the widest point of the graph.
-func (h *Hyper) activations(spec EstimateSpec) float64 {
+func (h *Params) activations(spec Spec) float64 {
 	embedding := float64(h.Embedding)
 	widest := 0.0 // f32 values for each token
 	for i := range h.Layers {
@@ -178,7 +182,7 @@ func (h *Hyper) activations(spec EstimateSpec) float64 {
 // feedForward counts the values a token needs at once in layer i's
 // feed-forward part: residual, norm, gate, up, their product, and what
 // fragmentation costs (found by comparison with the library, see the test).
-func (h *Hyper) feedForward(i int) float64 {
+func (h *Params) feedForward(i int) float64 {
 	embedding, wide := float64(h.Embedding), float64(h.FFN[i])
 	if h.Experts > 0 && h.ExpertsUsed > 0 {
 		expert := float64(h.ExpertFFN)
@@ -195,9 +199,9 @@ func (h *Hyper) feedForward(i int) float64 {
 // FitContext finds the largest context for each slot, at most spec.Context and
 // a multiple of 256 below that, whose estimate stays within limit bytes. It
 // reports false, with the estimate of the smallest context, when none does.
-func (m *Model) FitContext(limit int64, spec EstimateSpec) (int, Estimate, bool, error) {
+func FitContext(m *gguf.Model, limit int64, spec Spec) (int, Estimate, bool, error) {
 	want := spec.Context
-	e, err := m.Estimate(spec)
+	e, err := For(m, spec)
 	if err != nil || e.Total <= limit {
 		return want, e, err == nil, err
 	}
@@ -206,7 +210,7 @@ func (m *Model) FitContext(limit int64, spec EstimateSpec) (int, Estimate, bool,
 	for low < high {
 		mid := (low + high + 1) / 2
 		spec.Context = mid * contextPad
-		if e, err = m.Estimate(spec); err != nil {
+		if e, err = For(m, spec); err != nil {
 			return 0, Estimate{}, false, err
 		}
 		if e.Total <= limit {
@@ -217,7 +221,7 @@ func (m *Model) FitContext(limit int64, spec EstimateSpec) (int, Estimate, bool,
 	}
 	if low == 0 {
 		spec.Context = min(want, contextPad)
-		e, err = m.Estimate(spec)
+		e, err = For(m, spec)
 		return spec.Context, e, false, err
 	}
 	return low * contextPad, best, true, nil
