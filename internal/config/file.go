@@ -1,15 +1,16 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/skein-run/skein/internal/nearest"
 )
@@ -58,27 +59,25 @@ func Load(path string, asked bool) (*File, error) {
 // relative paths start.
 func Parse(name, dir string, data []byte) (*File, error) {
 	f := &File{name: name, dir: dir, entries: map[string]entry{}}
-	doc, err := parser.ParseBytes(data, 0)
-	if err != nil {
-		// The library adds an excerpt of the source, and that may be a secret.
-		first, _, _ := strings.Cut(err.Error(), "\n")
-		return nil, &Error{Source: name, Reason: "this is not YAML: " + first}
-	}
-	if len(doc.Docs) > 1 {
-		return nil, &Error{Source: name, Reason: "more than one YAML document; write one"}
-	}
-	if len(doc.Docs) == 0 || doc.Docs[0].Body == nil {
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	var doc, second yaml.Node
+	err := decoder.Decode(&doc)
+	if errors.Is(err, io.EOF) {
 		return f, nil
 	}
-	var pairs []*ast.MappingValueNode
-	switch body := doc.Docs[0].Body.(type) {
-	case *ast.MappingNode:
-		pairs = body.Values
-	case *ast.MappingValueNode:
-		pairs = []*ast.MappingValueNode{body}
-	case *ast.CommentGroupNode, *ast.NullNode:
+	if err == nil {
+		if next := decoder.Decode(&second); !errors.Is(next, io.EOF) {
+			return nil, &Error{Source: name, Reason: "more than one YAML document; write one"}
+		}
+	}
+	if err != nil || len(doc.Content) != 1 {
+		return nil, &Error{Source: name, Reason: syntaxReason(err)}
+	}
+	body := doc.Content[0]
+	if body.Kind == yaml.ScalarNode && body.Tag == "!!null" {
 		return f, nil
-	default:
+	}
+	if body.Kind != yaml.MappingNode {
 		return nil, &Error{Source: name, Reason: "expected one \"flag: value\" a line, such as \"slots: 4\""}
 	}
 	options := map[string]Option{}
@@ -87,9 +86,8 @@ func Parse(name, dir string, data []byte) (*File, error) {
 		options[o.Name] = o
 		names = append(names, o.Name)
 	}
-	for _, pair := range pairs {
-		key := pair.Key.GetToken().Value
-		line := pair.Key.GetToken().Position.Line
+	for i := 0; i+1 < len(body.Content); i += 2 {
+		key, line := body.Content[i].Value, body.Content[i].Line
 		at := fmt.Sprintf("%s:%d", name, line)
 		o, known := options[key]
 		if !known {
@@ -102,7 +100,7 @@ func Parse(name, dir string, data []byte) (*File, error) {
 		if _, twice := f.entries[key]; twice {
 			return nil, &Error{Option: key, Source: at, Reason: key + " is given twice"}
 		}
-		values, err := scalars(o, pair.Value)
+		values, err := scalars(o, body.Content[i+1])
 		if err != nil {
 			return nil, &Error{Option: key, Source: at, Reason: err.Error()}
 		}
@@ -111,42 +109,42 @@ func Parse(name, dir string, data []byte) (*File, error) {
 	return f, nil
 }
 
+// syntaxReason says in one line what the parser did not like. Its words name
+// places and characters but quote no values, which may be secrets.
+func syntaxReason(err error) string {
+	if err == nil {
+		return "this is not YAML"
+	}
+	first, _, _ := strings.Cut(strings.TrimPrefix(err.Error(), "yaml: "), "\n")
+	return "this is not YAML: " + first
+}
+
 // scalars gives the text of a value, or of the entries of a list.
-func scalars(o Option, node ast.Node) ([]string, error) {
-	if seq, ok := node.(*ast.SequenceNode); ok {
+func scalars(o Option, node *yaml.Node) ([]string, error) {
+	if node.Kind == yaml.SequenceNode {
 		if !o.Repeatable {
 			return nil, fmt.Errorf("%s takes one value, not a list", o.Name)
 		}
-		values := make([]string, 0, len(seq.Values))
-		for _, v := range seq.Values {
-			text, ok := scalar(v)
-			if !ok {
+		values := make([]string, 0, len(node.Content))
+		for _, v := range node.Content {
+			if !isScalar(v) {
 				return nil, fmt.Errorf("%s must be a list of plain values", o.Name)
 			}
-			values = append(values, text)
+			values = append(values, v.Value)
 		}
 		return values, nil
 	}
-	text, ok := scalar(node)
-	if !ok {
-		if o.Repeatable {
-			return nil, fmt.Errorf("%s must be a value or a list of values", o.Name)
-		}
-		return nil, fmt.Errorf("%s must be one plain value", o.Name)
+	switch {
+	case isScalar(node):
+		return []string{node.Value}, nil
+	case o.Repeatable:
+		return nil, fmt.Errorf("%s must be a value or a list of values", o.Name)
 	}
-	return []string{text}, nil
+	return nil, fmt.Errorf("%s must be one plain value", o.Name)
 }
 
-// scalar gives a value as it is written: "010" stays "010" for a name and is
-// refused or read by the option's own rules.
-func scalar(node ast.Node) (string, bool) {
-	switch n := node.(type) {
-	case *ast.StringNode:
-		return n.Value, true
-	case *ast.LiteralNode:
-		return n.Value.Value, true
-	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode:
-		return node.GetToken().Value, true
-	}
-	return "", false
+// isScalar tells a plain value, which is then taken as it is written: what
+// "010" means is for the option to say.
+func isScalar(node *yaml.Node) bool {
+	return node.Kind == yaml.ScalarNode && node.Tag != "!!null"
 }
