@@ -5,11 +5,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"os"
 
 	"github.com/skein-run/skein/internal/cli"
 	"github.com/skein-run/skein/internal/interrupt"
+	"github.com/skein-run/skein/internal/node"
 )
 
 func main() { os.Exit(run()) }
@@ -23,6 +23,7 @@ func run() int {
 	if err != nil {
 		executable = ""
 	}
+	program := node.Program{Executable: executable}
 	return cli.Main(interrupts.Context(), cli.Deps{
 		Stdin:      os.Stdin,
 		Stdout:     os.Stdout,
@@ -30,11 +31,8 @@ func run() int {
 		Getenv:     os.Getenv,
 		Executable: executable,
 		Interrupts: interrupts,
-		Serve: func(context.Context, cli.ServeOptions) error {
-			return errors.New("this build has no node")
-		},
-		Local: func(context.Context, cli.LocalOptions) (cli.LocalNode, error) {
-			return cli.LocalNode{}, errors.New("this build has no node")
-		},
+		Serve:      program.Serve,
+		Local:      program.Local,
+		Runner:     program.Runner,
 	}, os.Args[1:])
 }

@@ -44,6 +44,15 @@ func openLibrary(spec wire.EngineSpec) (*llama.Library, wire.EngineInfo, error) 
 	return lib, info, nil
 }
 
+func hasGPU(info wire.EngineInfo) bool {
+	for _, d := range info.Devices {
+		if d.Type == "gpu" || d.Type == "igpu" {
+			return true
+		}
+	}
+	return false
+}
+
 // Sizes of the prompt chunk. A chunk bounds how long running streams wait for
 // an arriving prompt, and is the grid of prefix reuse. On a CPU 128 tokens are
 // within 3 % of the speed of 512 (docs/benchmarks.md); larger models take

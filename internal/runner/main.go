@@ -118,10 +118,7 @@ func (r *process) handle(f wire.Frame, failed chan<- error) (stop bool, err erro
 		if err != nil {
 			return false, r.fail(f.Ref, wire.CodeEngine, err)
 		}
-		r.lib = lib
-		for _, d := range info.Devices {
-			r.gpu = r.gpu || d.Type == "gpu" || d.Type == "igpu"
-		}
+		r.lib, r.gpu = lib, hasGPU(info)
 		return false, r.conn.SendJSON(wire.TypeResult, f.Ref, info)
 	case wire.TypeLoad:
 		return false, r.load(f, failed)

@@ -1,0 +1,263 @@
+// Package node is the composition root: it turns a configuration into running
+// parts, joins them, and takes them down in the reverse order. It is the only
+// package that knows all the others, and only cmd/skein may import it.
+//
+// New wires, Start serves, Stop ends; Run is the three together. A Node is
+// started once. Its methods may be called from any goroutine, Start and Stop
+// once each.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/skein-run/skein/internal/catalog"
+	"github.com/skein-run/skein/internal/config"
+	"github.com/skein-run/skein/internal/engine"
+	"github.com/skein-run/skein/internal/home"
+	"github.com/skein-run/skein/internal/httpapi"
+	"github.com/skein-run/skein/internal/httpapi/manage"
+	"github.com/skein-run/skein/internal/httpapi/openai"
+	"github.com/skein-run/skein/internal/library"
+	"github.com/skein-run/skein/internal/worker"
+)
+
+// DrainTime is how long running requests may go on after the first signal to
+// stop.
+const DrainTime = 10 * time.Second
+
+// Options say what a node is made of.
+type Options struct {
+	Home       home.Home
+	Config     config.Serve
+	Executable string // this program: runners are started from it
+	Version    string
+	Logger     *slog.Logger
+	// Private is a node inside another command: it publishes no address and
+	// reads models by any path that the command's user can.
+	Private bool
+}
+
+func (o *Options) validate() error {
+	if o.Executable == "" || o.Version == "" || o.Logger == nil {
+		return errors.New("node: executable, version and logger are required")
+	}
+	return nil
+}
+
+// Node is one machine's part of the cluster.
+type Node struct {
+	opts   Options
+	log    *slog.Logger
+	id     string
+	name   string // of the machine
+	server *httpapi.Server
+	worker *worker.Worker
+	files  *files
+	texts  *texts
+	stops  []stop // last in, first out
+}
+
+// stop is one step of the teardown.
+type stop struct {
+	name string
+	do   func(context.Context) error
+}
+
+// New wires a node. Nothing listens and nothing is loaded yet.
+func New(o Options) (*Node, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	if err := checkExposure(o.Config); err != nil {
+		return nil, err
+	}
+	if err := o.Home.Ensure(); err != nil {
+		return nil, err
+	}
+	n := &Node{opts: o, log: o.Logger}
+	var err error
+	if n.id, err = o.Home.NodeID(); err != nil {
+		return nil, err
+	}
+	if n.name, err = os.Hostname(); err != nil {
+		n.name = n.id
+	}
+	found, err := engine.Find(engine.Options{Dir: o.Config.EngineDir, Executable: o.Executable, Home: o.Home.Dir()})
+	if err != nil {
+		return nil, err
+	}
+	lib, err := library.Open(library.Options{
+		Registry: o.Home.ModelRegistry(), Dirs: o.Config.ModelsDirs, Bundled: catalog.Bundled(o.Executable), Logger: o.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := lib.List(); err != nil {
+		// The models that can be read are served; the others are said.
+		o.Logger.Warn("some models cannot be listed", "err", err)
+	}
+	n.files = &files{library: lib, anyPath: o.Private}
+	n.worker, err = worker.New(worker.Options{
+		Library: n.files, Start: n.startRunner(found), Memory: memory, Logger: o.Logger,
+		Load: loadDefaults(o.Config), Slots: o.Config.Slots, Context: o.Config.Context, Queue: queue(o.Config.Queue),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := n.mount(lib, found); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// queue turns the flag, where 0 means that nobody may wait, into the worker's
+// option, where 0 means the default.
+func queue(n int) int {
+	if n == 0 {
+		return -1
+	}
+	return n
+}
+
+// mount makes the server and its dialects.
+func (n *Node) mount(lib *library.Library, found *engine.Engine) error {
+	o := n.opts
+	var err error
+	n.server, err = httpapi.New(httpapi.Options{
+		Address: net.JoinHostPort(o.Config.APIHost, strconv.Itoa(o.Config.APIPort)),
+		APIKeys: o.Config.APIKeys, AllowedOrigins: o.Config.AllowOrigins, Log: o.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	n.texts, err = newTexts(n.worker, n.files, o.Logger)
+	if err != nil {
+		return err
+	}
+	chat, err := openai.New(openai.Options{Engine: n.texts, Log: o.Logger, Fingerprint: fmt.Sprintf("skein-%s-llama.cpp-%s", o.Version, found.Version)})
+	if err != nil {
+		return err
+	}
+	cat, err := catalog.New(catalog.Options{Library: lib, Context: o.Config.Context, Slots: o.Config.Slots, AnyPath: o.Private})
+	if err != nil {
+		return err
+	}
+	models := &models{node: n}
+	mgmt, err := manage.New(manage.Options{Library: cat, Models: models, Commands: models, Version: o.Version})
+	if err != nil {
+		return err
+	}
+	n.server.Mount(chat)
+	n.server.Mount(mgmt)
+	return nil
+}
+
+// checkExposure refuses to serve a network without a key by accident.
+func checkExposure(c config.Serve) error {
+	if len(c.APIKeys) > 0 || c.InsecureNoAuth || isLoopback(c.APIHost) {
+		return nil
+	}
+	return fmt.Errorf("--api-host %s can be reached from other machines, and no key protects it; give one with --api-key (or SKEIN_API_KEY), stay on 127.0.0.1, or say --insecure-no-auth", c.APIHost)
+}
+
+func isLoopback(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip := net.ParseIP(strings.Trim(host, "[]"))
+	return ip != nil && ip.IsLoopback()
+}
+
+// Start listens, publishes the address and loads what --load names. When it
+// fails, what it started is stopped.
+func (n *Node) Start(ctx context.Context) (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Stop(ctx))
+		}
+	}()
+	n.onStop("worker", func(ctx context.Context) error { n.worker.Close(ctx); return nil })
+	if err := n.server.Start(ctx); err != nil {
+		return err
+	}
+	n.onStop("API", n.server.Stop)
+	if !n.opts.Private {
+		if err := n.publish(); err != nil {
+			return err
+		}
+	}
+	for _, name := range n.opts.Config.Load {
+		if _, _, err := n.worker.Load(ctx, name, worker.Spec{}); err != nil {
+			return fmt.Errorf("load %s: %w", name, err)
+		}
+	}
+	for _, name := range n.opts.Config.Load {
+		if err := n.texts.warm(ctx, name); err != nil {
+			return fmt.Errorf("load %s: %w", name, err)
+		}
+	}
+	n.server.Ready()
+	return nil
+}
+
+// publish writes the address file, by which commands on this machine find the
+// node.
+func (n *Node) publish() error {
+	var key string
+	if len(n.opts.Config.APIKeys) > 0 {
+		key = n.opts.Config.APIKeys[0]
+	}
+	pid := os.Getpid()
+	err := n.opts.Home.WriteNode(home.Node{PID: pid, API: n.URL(), Started: time.Now(), Version: n.opts.Version, APIKey: key})
+	if err != nil {
+		return err
+	}
+	n.onStop("address file", func(context.Context) error { return n.opts.Home.RemoveNode(pid) })
+	return nil
+}
+
+func (n *Node) onStop(name string, do func(context.Context) error) {
+	n.stops = append(n.stops, stop{name, do})
+}
+
+// URL is where a client on this machine reaches the API; valid after Start.
+func (n *Node) URL() string {
+	host, port, err := net.SplitHostPort(n.server.Addr().String())
+	if err != nil {
+		return "http://" + n.server.Addr().String()
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
+
+// Models tells what is loaded.
+func (n *Node) Models() []worker.ModelState { return n.worker.Models() }
+
+// Failed is closed when the API stops serving by itself; Err says why.
+func (n *Node) Failed() <-chan struct{} { return n.server.Done() }
+
+// Err is what ended the API.
+func (n *Node) Err() error { return n.server.Err() }
+
+// Stop takes no more requests, lets running ones finish until ctx ends, and
+// frees everything. It returns when nothing of the node is left.
+func (n *Node) Stop(ctx context.Context) error {
+	var errs []error
+	for i := len(n.stops) - 1; i >= 0; i-- {
+		if err := n.stops[i].do(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("stop %s: %w", n.stops[i].name, err))
+		}
+	}
+	n.stops = nil
+	return errors.Join(errs...)
+}

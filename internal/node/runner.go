@@ -1,0 +1,150 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/skein-run/skein/internal/config"
+	"github.com/skein-run/skein/internal/engine"
+	"github.com/skein-run/skein/internal/generation"
+	"github.com/skein-run/skein/internal/gguf/hyper"
+	"github.com/skein-run/skein/internal/hostinfo"
+	"github.com/skein-run/skein/internal/library"
+	"github.com/skein-run/skein/internal/runner/wire"
+	"github.com/skein-run/skein/internal/supervise"
+	"github.com/skein-run/skein/internal/worker"
+)
+
+// EngineSpec names the libraries that a runner loads.
+func EngineSpec(e *engine.Engine) wire.EngineSpec {
+	return wire.EngineSpec{Dir: e.Dir, Llama: e.Libllama, GGML: e.Libggml, GGMLBase: e.Base}
+}
+
+// startRunner joins the worker with supervise.
+func (n *Node) startRunner(found *engine.Engine) func(worker.Entry, wire.LoadRequest) (worker.Runner, error) {
+	return func(e worker.Entry, load wire.LoadRequest) (worker.Runner, error) {
+		return supervise.Start(supervise.Options{
+			Executable: n.opts.Executable, Build: n.opts.Version, Name: e.Name,
+			Engine: EngineSpec(found), Load: load, LoadBytes: e.SizeBytes, Logger: n.log,
+		})
+	}
+}
+
+// loadDefaults are the parts of a load request that the configuration gives.
+func loadDefaults(c config.Serve) wire.LoadRequest {
+	return wire.LoadRequest{
+		Threads: threads(c.Threads), GPULayers: c.GPULayers, CacheBytes: c.CacheMemory, PrefixReuse: c.PrefixReuse,
+	}
+}
+
+// threads is the number of compute threads: one a physical core, since the
+// library's kernels fill a core's units alone, and never more than the process
+// may use.
+func threads(want int) int {
+	if want > 0 {
+		return want
+	}
+	facts, err := hostinfo.Read(context.Background())
+	if err != nil {
+		return 0 // the runner takes what the scheduler gives
+	}
+	if facts.CoresPhysical > 0 {
+		return min(facts.CoresPhysical, facts.CoresUsable)
+	}
+	return facts.CoresUsable
+}
+
+// memory reads what the machine has.
+func memory() (worker.Memory, error) {
+	facts, err := hostinfo.Read(context.Background())
+	if err != nil {
+		return worker.Memory{}, err
+	}
+	return worker.Memory{Total: int64(facts.MemoryTotal), Available: int64(facts.MemoryAvailable)}, nil
+}
+
+// files gives the worker the models of the library.
+type files struct {
+	library *library.Library
+	anyPath bool
+
+	mu        sync.Mutex // guards templates
+	templates map[string]modelTemplate
+}
+
+// modelTemplate is the chat template of a file, read before it is loaded.
+type modelTemplate struct {
+	text     string
+	modified int64
+}
+
+// Resolve finds a model; its errors are what API clients are told.
+func (f *files) Resolve(name string) (worker.Entry, error) {
+	e, err := f.entry(name)
+	if err != nil {
+		return worker.Entry{}, err
+	}
+	return worker.Entry{
+		Name: e.Name, Paths: e.Paths, SizeBytes: e.SizeBytes, TrainedContext: e.TrainedContext,
+		Estimate: func(context, slots int) (int64, error) {
+			m, err := library.OpenModel(e.Paths...)
+			if err != nil {
+				return 0, err
+			}
+			est, err := hyper.For(m.Model, hyper.Spec{Context: context, Slots: slots})
+			if closeErr := m.Close(); err == nil {
+				err = closeErr
+			}
+			return est.Total, err
+		},
+	}, nil
+}
+
+func (f *files) entry(name string) (library.Entry, error) {
+	resolve := f.library.ResolveName
+	if f.anyPath {
+		resolve = f.library.Resolve
+	}
+	e, err := resolve(name)
+	if err != nil {
+		return library.Entry{}, resolveError(err)
+	}
+	return e, nil
+}
+
+// template is the chat template in a model's file, "" without one.
+func (f *files) template(e library.Entry) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	key, modified := e.Paths[0], e.Modified.UnixNano()
+	if t, ok := f.templates[key]; ok && t.modified == modified {
+		return t.text, nil
+	}
+	m, err := library.OpenModel(e.Paths...)
+	if err != nil {
+		return "", err
+	}
+	text := m.ChatTemplate()
+	if err := m.Close(); err != nil {
+		return "", fmt.Errorf("close %s: %w", e.Name, err)
+	}
+	if f.templates == nil {
+		f.templates = map[string]modelTemplate{}
+	}
+	f.templates[key] = modelTemplate{text, modified}
+	return text, nil
+}
+
+// resolveError gives the library's errors their kinds.
+func resolveError(err error) error {
+	switch err.(type) {
+	case *library.NotFoundError:
+		return &generation.Error{Kind: generation.KindModelNotFound, Message: err.Error(), Param: "model", Err: err}
+	case *library.AmbiguousError:
+		return &generation.Error{Kind: generation.KindAmbiguousModel, Message: err.Error(), Param: "model", Err: err}
+	case *library.BrokenError:
+		return &generation.Error{Kind: generation.KindUnavailable, Message: err.Error(), Param: "model", Err: err}
+	}
+	return &generation.Error{Kind: generation.KindFailed, Message: err.Error(), Err: err}
+}

@@ -1,0 +1,166 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/skein-run/skein/internal/generation"
+	"github.com/skein-run/skein/internal/httpapi/openai"
+	"github.com/skein-run/skein/internal/library"
+	"github.com/skein-run/skein/internal/worker"
+)
+
+// templateVariables are those whose presence in a template the API asks for.
+var templateVariables = []string{"enable_thinking", "reasoning_effort"}
+
+// texts is what the API dialects ask: it finds a model, has it loaded, and
+// runs requests on it.
+type texts struct {
+	worker  *worker.Worker
+	files   *files
+	service *generation.Service
+
+	mu       sync.Mutex // guards prepared
+	prepared map[string]*preparation
+}
+
+// preparation is the template of one loaded model, compiled once.
+type preparation struct {
+	model generation.Model
+	ready chan struct{} // closed when the fields below are set
+	value *generation.Prepared
+	err   error
+}
+
+func newTexts(w *worker.Worker, f *files, log *slog.Logger) (*texts, error) {
+	service, err := generation.New(generation.Options{Clock: time.Now, Seed: rand.Uint64, Warn: func(message string, args ...any) { log.Warn(message, args...) }})
+	if err != nil {
+		return nil, err
+	}
+	return &texts{worker: w, files: f, service: service, prepared: map[string]*preparation{}}, nil
+}
+
+// Models lists the usable model files.
+func (t *texts) Models(context.Context) ([]openai.Model, error) {
+	entries, err := t.files.library.List()
+	if err != nil && len(entries) == 0 {
+		return nil, err // one unreadable folder does not hide the rest
+	}
+	loaded := t.loaded()
+	var out []openai.Model
+	for _, e := range entries {
+		if e.Problem == "" {
+			out = append(out, t.model(e, loaded))
+		}
+	}
+	return out, nil
+}
+
+// Model finds one by name.
+func (t *texts) Model(_ context.Context, name string) (openai.Model, error) {
+	e, err := t.files.entry(name)
+	if err != nil {
+		return openai.Model{}, err
+	}
+	m := t.model(e, t.loaded())
+	text, err := t.files.template(e)
+	if err != nil {
+		return openai.Model{}, &generation.Error{Kind: generation.KindFailed, Message: err.Error(), Err: err}
+	}
+	for _, v := range templateVariables {
+		if strings.Contains(text, v) {
+			m.TemplateVariables = append(m.TemplateVariables, v)
+		}
+	}
+	return m, nil
+}
+
+func (t *texts) loaded() map[string]worker.ModelState {
+	out := map[string]worker.ModelState{}
+	for _, s := range t.worker.Models() {
+		out[s.Name] = s
+	}
+	return out
+}
+
+func (t *texts) model(e library.Entry, loaded map[string]worker.ModelState) openai.Model {
+	m := openai.Model{ID: e.Name, Created: e.Modified.Unix(), OwnedBy: "skein"}
+	if s, ok := loaded[e.Name]; ok && s.Ready() {
+		m.Loaded, m.ContextLength = true, s.Context
+	}
+	return m
+}
+
+// Generate loads the model if need be and runs a request on it.
+func (t *texts) Generate(ctx context.Context, req generation.Request, emit func(generation.Event) error) error {
+	h, err := t.worker.Acquire(ctx, req.Model)
+	if err != nil {
+		return err
+	}
+	defer h.Release()
+	p, err := t.prepare(ctx, h)
+	if err != nil {
+		return err
+	}
+	return t.service.Generate(ctx, h.Model(), p, req, emit)
+}
+
+// prepare compiles the template of a loaded model, once for each load. The
+// first request does it; others wait for that.
+func (t *texts) prepare(ctx context.Context, h *worker.Handle) (*generation.Prepared, error) {
+	t.mu.Lock()
+	p := t.prepared[h.Name()]
+	if p == nil || p.model != h.Model() {
+		p = &preparation{model: h.Model(), ready: make(chan struct{})}
+		t.prepared[h.Name()] = p
+		t.mu.Unlock()
+		// Not the client's context: others count on the result.
+		p.value, p.err = t.service.Prepare(context.WithoutCancel(ctx), p.model)
+		if p.err != nil {
+			t.forget(h.Name(), p)
+		}
+		close(p.ready)
+		return p.value, asError(p.err)
+	}
+	t.mu.Unlock()
+	select {
+	case <-p.ready:
+		return p.value, asError(p.err)
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// forget lets the next request try again.
+func (t *texts) forget(name string, p *preparation) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.prepared[name] == p {
+		delete(t.prepared, name)
+	}
+}
+
+// warm prepares a model that was loaded at start.
+func (t *texts) warm(ctx context.Context, name string) error {
+	h, err := t.worker.Acquire(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer h.Release()
+	_, err = t.prepare(ctx, h)
+	return err
+}
+
+func asError(err error) error {
+	var known *generation.Error
+	if err == nil || errors.As(err, &known) {
+		return err
+	}
+	return &generation.Error{Kind: generation.KindFailed, Message: fmt.Sprintf("the model's chat template cannot be prepared: %v", err), Err: err}
+}
