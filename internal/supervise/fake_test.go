@@ -35,6 +35,7 @@ type script struct {
 	progress      []float64
 	dieAtLoad     bool // abort before ModelInfo
 	hangAtLoad    bool
+	holdLoad      chan struct{} // the load ends when it is closed
 	hangAtHello   bool
 	ignoreClose   bool // lives on after Close and the end of stdin
 	dieAfterReady time.Duration
@@ -127,6 +128,9 @@ func (f *fakeRunner) handle(m wire.Frame) error {
 			if err := f.conn.SendJSON(wire.TypeProgress, m.Ref, wire.Progress{Done: p}); err != nil {
 				return err
 			}
+		}
+		if f.script.holdLoad != nil {
+			<-f.script.holdLoad
 		}
 		switch {
 		case f.script.dieAtLoad:

@@ -3,6 +3,7 @@ package supervise
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -40,6 +41,18 @@ func fakeMain(mode string) {
 	default:
 		fmt.Fprintln(os.Stderr, "unknown mode", mode)
 		os.Exit(2)
+	}
+	if mode == "stubborn" {
+		// Somebody must be waiting for the system, or the Go runtime ends a
+		// program in which nothing can happen any more.
+		r, w, err := os.Pipe()
+		if err != nil {
+			panic(err)
+		}
+		go func() {
+			_, _ = r.Read(make([]byte, 1)) // never returns: w stays open
+			runtime.KeepAlive(w)
+		}()
 	}
 	f.run(os.Stdin, os.Stdout, os.Stderr)
 	status := *f.status.Load()

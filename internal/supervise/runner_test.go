@@ -296,9 +296,12 @@ func TestLoadProgress(t *testing.T) {
 	for i := range 1001 {
 		sc.progress = append(sc.progress, float64(i)/1000)
 	}
-	bubble(t, func() Options { return memoryOptions(nil, sc) }, func(t *testing.T, r *Runner) {
+	bubble(t, func() Options {
+		sc.holdLoad = make(chan struct{})
+		return memoryOptions(nil, sc)
+	}, func(t *testing.T, r *Runner) {
 		last, seen := -1.0, 0
-		for {
+		for last < 1 {
 			s, changed := r.Watch()
 			if s.Phase == Loading {
 				if s.Progress < last {
@@ -306,13 +309,34 @@ func TestLoadProgress(t *testing.T) {
 				}
 				last, seen = s.Progress, seen+1
 			}
-			if s.Phase == Ready {
-				break
+			if last < 1 {
+				<-changed
+			}
+		}
+		if seen > 102 {
+			t.Errorf("%d progress states", seen)
+		}
+		close(sc.holdLoad)
+		if s := until(t, r, Ready); s.Progress != 0 || s.PID != 1001 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// Only crashes in a row count against a load.
+func TestLoadCrashesMustBeInARow(t *testing.T) {
+	crash, dying := script{dieAtLoad: true}, ready
+	dying.dieAfterReady = time.Second
+	bubble(t, func() Options { return memoryOptions(nil, crash, dying, crash, ready) }, func(t *testing.T, r *Runner) {
+		for r.State().Attempt < 3 {
+			s, changed := r.Watch()
+			if s.Final() {
+				t.Fatalf("gave up: %+v", s)
 			}
 			<-changed
 		}
-		if seen == 0 || seen > 102 {
-			t.Errorf("%d progress states", seen)
+		if err := r.Wait(t.Context()); err != nil {
+			t.Error(err)
 		}
 	})
 }
