@@ -4,8 +4,8 @@
 //
 // It adds three things to the library: values made directly from Go, so that
 // the keys of a dict keep their order; limits, so that a hostile template ends
-// with an error and not with the process; and the places where Python's
-// behaviour is known to matter to published templates.
+// with an error and not with the process; and Python's behaviour where it
+// matters to published templates (python.js).
 import { tokenize } from "jinja-src/lexer";
 import { parse } from "jinja-src/parser";
 import {
@@ -15,15 +15,11 @@ import {
   FloatValue,
   FunctionValue,
   IntegerValue,
-  Interpreter,
-  KeywordArgumentsValue,
-  NamespaceValue,
   NullValue,
   ObjectValue,
   StringValue,
-  TupleValue,
-  UndefinedValue,
 } from "jinja-src/runtime";
+import { PythonInterpreter, splitKeywords, stringMethods } from "./python.js";
 
 class LimitError extends Error {}
 
@@ -57,32 +53,6 @@ Array.prototype.join = function (separator) {
   return nativeJoin.call(this, separator);
 };
 
-function splitKeywords(args) {
-  const last = args[args.length - 1];
-  if (last instanceof KeywordArgumentsValue) return [args.slice(0, -1), last.value];
-  return [args, new Map()];
-}
-
-function stripper(text, left, right) {
-  return new FunctionValue((args) => {
-    const chars = args[0];
-    if (chars === undefined || chars instanceof NullValue) {
-      let s = text;
-      if (left) s = s.trimStart();
-      if (right) s = s.trimEnd();
-      return new StringValue(s);
-    }
-    if (!(chars instanceof StringValue)) throw new Error("strip arg must be None or str");
-    const set = new Set(Array.from(chars.value));
-    const points = Array.from(text);
-    let from = 0;
-    let to = points.length;
-    while (left && from < to && set.has(points[from])) from++;
-    while (right && to > from && set.has(points[to - 1])) to--;
-    return new StringValue(points.slice(from, to).join(""));
-  });
-}
-
 function replaceText(text, args) {
   const [positional, keywords] = splitKeywords(args);
   const [from, to] = positional;
@@ -103,9 +73,7 @@ Object.defineProperty(StringValue.prototype, "builtins", {
     if (this.methods === undefined) {
       const text = this.value;
       const methods = libraryBuiltins.call(this);
-      methods.set("strip", stripper(text, true, true));
-      methods.set("lstrip", stripper(text, true, false));
-      methods.set("rstrip", stripper(text, false, true));
+      for (const [name, method] of stringMethods(text)) methods.set(name, method);
       methods.set("replace", new FunctionValue((args) => replaceText(text, args)));
       this.methods = methods;
     }
@@ -113,7 +81,7 @@ Object.defineProperty(StringValue.prototype, "builtins", {
   },
 });
 
-class LimitedInterpreter extends Interpreter {
+class LimitedInterpreter extends PythonInterpreter {
   constructor(env, maxSteps) {
     super(env);
     this.steps = maxSteps;
