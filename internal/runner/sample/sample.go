@@ -153,24 +153,55 @@ func (s *Sampler) drawAll(logits []float32, top float32) int32 {
 	return argmax(p) // rounding left a crumb
 }
 
-// candidates lists the tokens worth filtering, sorted by falling logit: with
-// top-k only k of them, else all above a floor that no filter can reach.
+// candidates lists the tokens worth filtering, sorted by falling logit, with
+// their probabilities: with top-k those of k tokens among themselves, else
+// those in the whole vocabulary, of which only the part is listed that the
+// filters can keep. Sorting all of it would cost more than a step of a small
+// model.
 func (s *Sampler) candidates(logits []float32, top float32) []candidate {
-	c := s.work[:0]
 	if k := s.p.TopK; k > 0 && k < len(logits) {
-		c = topK(c, logits, k)
-	} else {
-		for i, l := range logits {
-			if l != l || math.IsInf(float64(l), -1) {
-				continue
-			}
-			c = append(c, candidate{token: int32(i), logit: l})
-		}
-		slices.SortFunc(c, byLogit)
+		s.work = topK(s.work[:0], logits, k)
+		softmax(s.work, top)
+		return s.work
 	}
-	s.work = c
-	softmax(c, top)
-	return c
+	total := 0.0
+	for _, l := range logits {
+		if l == l {
+			total += float64(exp32(l - top))
+		}
+	}
+	wanted := total // mass that must be listed
+	switch typical := s.p.TypicalP > 0 && s.p.TypicalP < 1; {
+	case typical:
+	case s.p.TopP < 1:
+		wanted = total * float64(s.p.TopP)
+	default: // min-p alone keeps what is within a fixed distance of the best
+		wanted = 0
+	}
+	least := float32(0)
+	if s.p.MinP > 0 && s.p.MinP < 1 {
+		least = -float32(math.Log(float64(s.p.MinP))) + 1e-3
+	}
+	for depth := max(8, least); ; depth *= 2 {
+		c, mass := s.work[:0], 0.0
+		for i, l := range logits {
+			if l >= top-depth && !math.IsInf(float64(l), -1) {
+				e := exp32(l - top)
+				c = append(c, candidate{token: int32(i), logit: l, p: e})
+				mass += float64(e)
+			}
+		}
+		s.work = c
+		if mass >= wanted || depth > 1e3 {
+			break
+		}
+	}
+	slices.SortFunc(s.work, byLogit)
+	inv := float32(1 / total)
+	for i := range s.work {
+		s.work[i].p *= inv
+	}
+	return s.work
 }
 
 func byLogit(a, b candidate) int {
@@ -200,9 +231,9 @@ func softmax(c []candidate, top float32) {
 func (s *Sampler) filter(c []candidate) []candidate {
 	if t := s.p.TypicalP; t > 0 && t < 1 {
 		c = typical(c, t)
+		softmax(c, c[0].logit)
 	}
 	if p := s.p.TopP; p < 1 {
-		softmax(c, c[0].logit)
 		sum := float32(0)
 		for i := range c {
 			sum += c[i].p
