@@ -313,7 +313,8 @@ func npmReason(output string) string {
 	var said []string
 	for line := range strings.Lines(output) {
 		line = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "npm error"))
-		if line == "" || strings.HasPrefix(line, "npm warn") || strings.HasPrefix(line, "A complete log") {
+		if line == "" || strings.HasPrefix(line, "npm warn") || strings.HasPrefix(line, "A complete log") ||
+			strings.HasPrefix(line, "code ") || strings.Contains(line, "In most cases you or one of your dependencies") {
 			continue
 		}
 		said = append(said, line)

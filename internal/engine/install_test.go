@@ -279,7 +279,7 @@ func TestDetect(t *testing.T) {
 
 func TestNpmReason(t *testing.T) {
 	got := npmReason("npm warn Unknown user config\nnpm error code E404\nnpm error 404 No match found for version 3.22.1\nnpm error A complete log of this run can be found in: /x\n")
-	if want := "code E404; 404 No match found for version 3.22.1"; got != want {
+	if want := "404 No match found for version 3.22.1"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if got := npmReason("\n"); !strings.Contains(got, "npm ping") {
