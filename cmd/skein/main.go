@@ -9,7 +9,6 @@ import (
 
 	"github.com/skein-run/skein/internal/cli"
 	"github.com/skein-run/skein/internal/interrupt"
-	"github.com/skein-run/skein/internal/node"
 )
 
 func main() { os.Exit(run()) }
@@ -23,7 +22,7 @@ func run() int {
 	if err != nil {
 		executable = ""
 	}
-	program := node.Program{Executable: executable}
+	p := program{executable: executable}
 	return cli.Main(interrupts.Context(), cli.Deps{
 		Stdin:      os.Stdin,
 		Stdout:     os.Stdout,
@@ -31,8 +30,8 @@ func run() int {
 		Getenv:     os.Getenv,
 		Executable: executable,
 		Interrupts: interrupts,
-		Serve:      program.Serve,
-		Local:      program.Local,
-		Runner:     program.Runner,
+		Serve:      p.serve,
+		Local:      p.local,
+		Runner:     p.runner,
 	}, os.Args[1:])
 }

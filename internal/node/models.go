@@ -77,18 +77,30 @@ func (m *models) Load(ctx context.Context, req api.LoadRequest) (api.LoadAnswer,
 	}, nil
 }
 
-// Unload frees a model once its open generations are done.
-func (m *models) Unload(ctx context.Context, name string) (api.UnloadAnswer, error) {
+// Unload decides at once and frees the model in the background, when its open
+// generations are done.
+func (m *models) Unload(_ context.Context, name string) (api.UnloadAnswer, error) {
 	e, err := m.node.files.Resolve(name)
 	if err != nil {
 		return api.UnloadAnswer{}, err
 	}
-	freed, err := m.node.worker.Unload(ctx, e.Name, unloadDrain)
-	if err != nil {
-		return api.UnloadAnswer{}, err
+	var state *worker.ModelState
+	for _, s := range m.node.worker.Models() {
+		if s.Name == e.Name {
+			state = &s
+		}
 	}
+	if state == nil {
+		return api.UnloadAnswer{}, api.NewError(404, api.CodeModelNotFound, "name", e.Name+" is not loaded; 'skein models' lists what is")
+	}
+	m.node.background.Go(func() {
+		// Stop ends it: the worker closes every model then.
+		if _, err := m.node.worker.Unload(context.Background(), e.Name, unloadDrain); err != nil {
+			m.node.log.Warn("model not unloaded", "model", e.Name, "err", err)
+		}
+	})
 	return api.UnloadAnswer{
-		Message: "unloaded " + e.Name, CommandID: rand.Text(), ModelID: e.Name, InstanceID: m.instanceID(e.Name),
-		FreedMemoryGB: bytesize.ToGB(freed),
+		Message: "unloading " + e.Name, CommandID: rand.Text(), ModelID: e.Name, InstanceID: m.instanceID(e.Name),
+		FreedMemoryGB: bytesize.ToGB(state.Memory),
 	}, nil
 }

@@ -16,6 +16,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/skein-run/skein/internal/catalog"
@@ -63,6 +64,8 @@ type Node struct {
 	files  *files
 	texts  *texts
 	stops  []stop // last in, first out
+
+	background sync.WaitGroup // unloads under way
 }
 
 // stop is one step of the teardown.
@@ -184,7 +187,11 @@ func (n *Node) Start(ctx context.Context) (err error) {
 			err = errors.Join(err, n.Stop(ctx))
 		}
 	}()
-	n.onStop("worker", func(ctx context.Context) error { n.worker.Close(ctx); return nil })
+	n.onStop("worker", func(ctx context.Context) error {
+		n.worker.Close(ctx)
+		n.background.Wait()
+		return nil
+	})
 	if err := n.server.Start(ctx); err != nil {
 		return err
 	}

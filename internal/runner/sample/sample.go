@@ -164,36 +164,35 @@ func (s *Sampler) candidates(logits []float32, top float32) []candidate {
 		softmax(s.work, top)
 		return s.work
 	}
+	// Mass by distance from the best logit tells how deep to look.
+	const perUnit, buckets = 8, 512
+	var mass [buckets]float64
 	total := 0.0
 	for _, l := range logits {
 		if l == l {
-			total += float64(exp32(l - top))
+			e := float64(exp32(l - top))
+			mass[int(min((top-l)*perUnit, buckets-1))] += e
+			total += e
 		}
 	}
-	wanted := total // mass that must be listed
+	depth := float32(math.Inf(1))
 	switch typical := s.p.TypicalP > 0 && s.p.TypicalP < 1; {
-	case typical:
+	case typical: // it may keep any token
 	case s.p.TopP < 1:
-		wanted = total * float64(s.p.TopP)
-	default: // min-p alone keeps what is within a fixed distance of the best
-		wanted = 0
-	}
-	least := float32(0)
-	if s.p.MinP > 0 && s.p.MinP < 1 {
-		least = -float32(math.Log(float64(s.p.MinP))) + 1e-3
-	}
-	for depth := max(8, least); ; depth *= 2 {
-		c, mass := s.work[:0], 0.0
-		for i, l := range logits {
-			if l >= top-depth && !math.IsInf(float64(l), -1) {
-				e := exp32(l - top)
-				c = append(c, candidate{token: int32(i), logit: l, p: e})
-				mass += float64(e)
+		sum := 0.0
+		for b, m := range mass[:buckets-1] {
+			if sum += m; sum >= total*float64(s.p.TopP) {
+				depth = float32(b+1) / perUnit
+				break
 			}
 		}
-		s.work = c
-		if mass >= wanted || depth > 1e3 {
-			break
+	default: // min-p alone keeps what is within a fixed distance of the best
+		depth = -float32(math.Log(float64(s.p.MinP))) + 1e-3
+	}
+	s.work = s.work[:0]
+	for i, l := range logits {
+		if l >= top-depth && !math.IsInf(float64(l), -1) {
+			s.work = append(s.work, candidate{token: int32(i), logit: l, p: exp32(l - top)})
 		}
 	}
 	slices.SortFunc(s.work, byLogit)

@@ -1,4 +1,4 @@
-package node
+package main
 
 import (
 	"context"
@@ -13,18 +13,19 @@ import (
 	"github.com/skein-run/skein/internal/buildinfo"
 	"github.com/skein-run/skein/internal/cli"
 	"github.com/skein-run/skein/internal/config"
+	"github.com/skein-run/skein/internal/node"
 	"github.com/skein-run/skein/internal/runner"
 	"github.com/skein-run/skein/internal/runner/wire"
 	"github.com/skein-run/skein/internal/worker"
 )
 
-// Program joins the commands with nodes and runners of this executable.
-type Program struct{ Executable string }
+// program joins the commands with nodes and runners of this executable.
+type program struct{ executable string }
 
-// Serve runs a node in the foreground until ctx ends.
-func (p Program) Serve(ctx context.Context, o cli.ServeOptions) error {
-	n, err := New(Options{
-		Home: o.Home, Config: o.Config, Executable: p.Executable, Version: buildinfo.Read().Version,
+// serve runs a node in the foreground until ctx ends.
+func (p program) serve(ctx context.Context, o cli.ServeOptions) error {
+	n, err := node.New(node.Options{
+		Home: o.Home, Config: o.Config, Executable: p.executable, Version: buildinfo.Read().Version,
 		Logger: logger(o.Config, o.Stderr),
 	})
 	if err != nil {
@@ -43,7 +44,7 @@ func (p Program) Serve(ctx context.Context, o cli.ServeOptions) error {
 	case <-ctx.Done():
 	case <-n.Failed():
 	}
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), DrainTime)
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), node.DrainTime)
 	defer cancel()
 	go func() {
 		select {
@@ -53,17 +54,17 @@ func (p Program) Serve(ctx context.Context, o cli.ServeOptions) error {
 		}
 	}()
 	if !o.Config.Quiet && ctx.Err() != nil {
-		fmt.Fprintf(o.Stderr, "stopping; running requests get %v, Ctrl-C again stops at once\n", DrainTime)
+		fmt.Fprintf(o.Stderr, "stopping; running requests get %v, Ctrl-C again stops at once\n", node.DrainTime)
 	}
 	return errors.Join(n.Stop(drain), n.Err())
 }
 
-// Local runs a node inside this process for one command.
-func (p Program) Local(ctx context.Context, o cli.LocalOptions) (cli.LocalNode, error) {
+// local runs a node inside this process for one command.
+func (p program) local(ctx context.Context, o cli.LocalOptions) (cli.LocalNode, error) {
 	c := o.Config
 	c.Quiet = !c.Verbose
-	n, err := New(Options{
-		Home: o.Home, Config: c, Executable: p.Executable, Version: buildinfo.Read().Version,
+	n, err := node.New(node.Options{
+		Home: o.Home, Config: c, Executable: p.executable, Version: buildinfo.Read().Version,
 		Logger: logger(c, o.Stderr), Private: true,
 	})
 	if err != nil {
@@ -79,8 +80,8 @@ func (p Program) Local(ctx context.Context, o cli.LocalOptions) (cli.LocalNode, 
 	}}, nil
 }
 
-// Runner is the hidden subcommand of a node's children.
-func (p Program) Runner(_ context.Context, args []string) int {
+// runner is the hidden subcommand of a node's children.
+func (p program) runner(_ context.Context, args []string) int {
 	switch {
 	case len(args) == 0:
 		return runner.Main(buildinfo.Read().Version)
