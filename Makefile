@@ -23,7 +23,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null)
 LDFLAGS := -s -w -X $(MODULE)/internal/buildinfo.version=$(VERSION) -X $(MODULE)/internal/buildinfo.commit=$(COMMIT)
 
-.PHONY: help build deps run stop model test race lint cross fuzz bench bench-peers dist notices engine-lock clean
+.PHONY: golden golden-upstream help build deps run stop model test race lint cross fuzz bench bench-peers dist notices engine-lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -39,7 +39,7 @@ $(TOOLS): package.json package-lock.json .npmrc
 	@$(NPM) ci --ignore-scripts --loglevel=error --no-progress >/dev/null
 	@touch $@
 
-$(BUNDLE): $(TOOLS) scripts/build-jinja.mjs $(wildcard internal/chat/jinja/prelude.js)
+$(BUNDLE): $(TOOLS) scripts/build-jinja.mjs internal/chat/jinja/prelude.js internal/chat/jinja/python.js
 	@echo "bundling the chat template engine"
 	@node scripts/build-jinja.mjs
 	@touch $@
@@ -73,7 +73,8 @@ $(SMOLLM):
 	@sh scripts/model.sh $@
 
 test: build ## all tests; installs what they need
-	$(GO) test ./...
+	@sh test/clients/setup.sh
+	SKEIN_CLIENTS=1 $(GO) test ./...
 
 race: build ## all tests under the race detector (needs a C compiler)
 	@command -v $$($(GO) env CC) >/dev/null || { echo "make race: the race detector needs a C compiler; install gcc or clang" >&2; exit 1; }
@@ -105,3 +106,14 @@ engine-lock: ## pin the engine packages anew after a change of version
 
 clean: ## remove what was built; fetched models stay
 	rm -rf bin build dist node_modules $(BUNDLE)
+
+# Golden renderings are made by Python's Jinja2 (pip install jinja2==3.1.6) when
+# templates or cases change, and are committed.
+golden: ## make the golden template renderings again
+	python3 scripts/golden-templates.py internal/chat/testdata/cases.json internal/chat/testdata/templates internal/chat/testdata/golden.json
+
+golden-upstream: $(BUNDLE) ## compare with Jinja2 on the templates in TEMPLATES=FOLDER
+	@test -n "$(TEMPLATES)" || { echo "make: say TEMPLATES=FOLDER, a folder of .jinja files" >&2; exit 1; }
+	@mkdir -p build/templates && cp "$(TEMPLATES)"/*.jinja build/templates/
+	python3 scripts/golden-templates.py internal/chat/testdata/cases.json build/templates build/templates/golden.json
+	SKEIN_TEMPLATES_DIR=$(CURDIR)/build/templates $(GO) test -count=1 -v -run TestUpstreamTemplates ./internal/chat

@@ -1,0 +1,34 @@
+#!/bin/sh
+# Installs the clients that clients_test.go runs, exactly as pinned here, into
+# build/clients/; what is there already is not installed again.
+set -eu
+cd "$(dirname "$0")"
+out=../../build/clients
+mkdir -p "$out"
+
+# newer FILE STAMP: FILE changed since STAMP was made.
+newer() { [ ! -f "$2" ] || [ -n "$(find "$1" -newer "$2")" ]; }
+
+if newer python/requirements.txt "$out/python.stamp"; then
+	echo "installing the Python clients (pip)"
+	rm -rf "$out/python" "$out/python.stamp"
+	# pip warns of packages elsewhere on the machine, which do not matter here.
+	python3 -m pip install --quiet --disable-pip-version-check --no-compile \
+		--target "$out/python" -r python/requirements.txt >"$out/pip.log" 2>&1 || {
+		cat "$out/pip.log" >&2
+		echo "setup: pip could not install the Python clients; python3 with pip is needed" >&2
+		exit 1
+	}
+	touch "$out/python.stamp"
+fi
+if newer node/package-lock.json "$out/node.stamp"; then
+	echo "installing the JavaScript client (npm)"
+	rm -rf "$out/node" "$out/node.stamp"
+	mkdir -p "$out/node"
+	cp node/package.json node/package-lock.json node/.npmrc "$out/node/"
+	(cd "$out/node" && npm ci --ignore-scripts --loglevel=error --no-progress >/dev/null)
+	touch "$out/node.stamp"
+fi
+if ! command -v curl >/dev/null; then
+	echo "setup: WARNING: curl is not installed: it will NOT be tested" >&2
+fi
