@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 func compile(t *testing.T, source string) *Template {
@@ -161,4 +162,23 @@ func TestConcurrentRendering(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// FuzzTemplate: whatever a model file carries as its template, the result is
+// text or an error, in bounded time and memory.
+func FuzzTemplate(f *testing.F) {
+	for _, seed := range []string{ChatML, "{% for m in messages %}{{ m.content | trim }}{% endfor %}", "{% macro a(b=1) %}{{ a(b) }}{% endmacro %}{{ a() }}",
+		"{{ range(9) | join(',') }}", "{{ {1: 2, 'a': [()]} }}", "{% set x = namespace(a=1) %}{{ x.a ** 99 }}", "{{ messages[-1]['role'][::-1] }}", "{{", "{# "} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, source string) {
+		tmpl, err := Compile(t.Context(), Options{Source: source, Limits: Limits{Steps: 20_000, Text: 1 << 16, Items: 1 << 10}})
+		if err != nil {
+			return
+		}
+		out, err := tmpl.Render(t.Context(), Input{Messages: []Message{system, hi}})
+		if err == nil && !utf8.ValidString(out) {
+			t.Errorf("invalid UTF-8: %q", out)
+		}
+	})
 }

@@ -161,6 +161,9 @@ export function stringMethods(text) {
 // Filters that Jinja applies to None and undefined as to an empty list.
 const lenient = new Set(["list", "selectattr", "rejectattr", "select", "reject", "map", "unique"]);
 
+// Statements that give null without printing it.
+const silent = new Set(["Set", "Macro", "Comment"]);
+
 export class PythonInterpreter extends Interpreter {
   evaluate(statement, environment) {
     if (statement) {
@@ -173,6 +176,15 @@ export class PythonInterpreter extends Interpreter {
       }
     }
     return super.evaluate(statement, environment);
+  }
+
+  evaluateBlock(statements, environment) {
+    let out = "";
+    for (const statement of statements) {
+      const value = this.evaluate(statement, environment);
+      if (!(value instanceof NullValue && silent.has(statement.type))) out += str(value);
+    }
+    return new StringValue(out);
   }
 
   evaluateDict(node, environment) {
@@ -222,7 +234,6 @@ export class PythonInterpreter extends Interpreter {
   }
 }
 
-// Sequences and namespaces of the library as Python prints them.
 NamespaceValue.prototype.toString = function () {
   return "<Namespace " + repr(new ObjectValue(this.value)) + ">";
 };
