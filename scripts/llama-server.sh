@@ -31,7 +31,7 @@ if [ ! -f "$peers/done" ]; then
 		got=$(node -e 'const c=require("crypto"),f=require("fs");console.log("sha512-"+c.createHash("sha512").update(f.readFileSync(process.argv[1])).digest("base64"))' "$peers"/pack/*.tgz)
 		[ "$got" = "$integrity" ] || { say "llama-server.sh: $package has integrity $got, want $integrity"; exit 1; }
 		tar -xzf "$peers"/pack/*.tgz -C "$peers/pack" package/llama/gitRelease.bundle
-		git clone --quiet "$peers/pack/package/llama/gitRelease.bundle" "$peers/llama.cpp.new" >&2
+		git -c advice.detachedHead=false clone --quiet "$peers/pack/package/llama/gitRelease.bundle" "$peers/llama.cpp.new" >&2
 		mv "$peers/llama.cpp.new" "$peers/llama.cpp"
 		rm -rf "$peers/pack"
 	fi
