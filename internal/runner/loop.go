@@ -94,6 +94,7 @@ var errStopped = errors.New("stopped")
 func (l *loop) run() error {
 	for {
 		if err := l.readMail(); err != nil {
+			l.failAll(err)
 			return err
 		}
 		step := l.sched.Plan()
@@ -123,6 +124,9 @@ func (l *loop) readMail() error {
 		case m.stop:
 			return errStopped
 		case m.start != nil:
+			if l.gens[m.start.ID] != nil {
+				return fmt.Errorf("the node started generation %d twice", m.start.ID)
+			}
 			l.start(*m.start, m.at)
 		default:
 			if g := l.gens[m.cancel]; g != nil {
@@ -136,10 +140,6 @@ func (l *loop) readMail() error {
 func (l *loop) start(req wire.GenerateRequest, at time.Time) {
 	refuse := func(code string, err error) {
 		l.done(wire.Done{ID: req.ID, Reason: wire.ReasonError, Code: code, Error: err.Error(), PromptTokens: len(req.Prompt)})
-	}
-	if l.gens[req.ID] != nil {
-		refuse(wire.CodeInvalid, fmt.Errorf("generation %d exists already", req.ID))
-		return
 	}
 	if err := validate(req, l.vocab.Vocabulary()); err != nil {
 		refuse(wire.CodeInvalid, err)

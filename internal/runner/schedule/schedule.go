@@ -53,7 +53,7 @@ func (s *Scheduler) Add(j *Job) error {
 	if len(j.Prompt)+1 > s.cfg.Context {
 		return &ContextError{Prompt: len(j.Prompt), Context: s.cfg.Context}
 	}
-	if len(s.pending) >= s.cfg.Pending && s.free() <= len(s.pending) {
+	if len(s.pending)-s.free() >= s.cfg.Pending { // some that wait get a slot with the next Plan
 		return ErrBusy
 	}
 	s.clock++
