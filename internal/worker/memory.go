@@ -37,6 +37,10 @@ func (e *NoMemory) Error() string {
 	return fmt.Sprintf("need %s, have %s", bytesize.Format(e.Needed), bytesize.Format(e.Free))
 }
 
+// cachePerNeed bounds the memory for spilled prefixes by that of the model and
+// its slots: some forty prompts that fill a slot's context.
+const cachePerNeed = 4
+
 // place decides how a model is loaded, or that it does not fit. The gate is
 // held: nobody else gives memory away meanwhile.
 //
@@ -65,8 +69,8 @@ func (w *Worker) place(entry Entry, spec Spec) (*model, error) {
 			load.Paths, load.Slots, load.Context = entry.Paths, slots, tokens
 			load.PendingLimit = (slots + w.opts.Queue) * pendingPerRequest
 			// Spilled prefixes are a luxury: they get at most half of what
-			// is left.
-			load.CacheBytes = min(load.CacheBytes, (free-need)/2)
+			// is left, and no more than a small model could ever fill.
+			load.CacheBytes = min(load.CacheBytes, (free-need)/2, need*cachePerNeed)
 			return &model{
 				entry: entry, load: load, need: need + load.CacheBytes, warning: warning,
 				status: StatusLoading, since: time.Now(), phase: supervise.Starting, gone: make(chan struct{}),
