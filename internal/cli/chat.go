@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/ergochat/readline"
 
@@ -78,9 +79,10 @@ func (a *app) openLines(history string) (*lines, error) {
 	for _, name := range talk.Commands() {
 		commands = append(commands, readline.PcItem(name))
 	}
+	at := &leftMargin{in: a.Stdin, out: a.Stdout}
 	rl, err := readline.NewFromConfig(&readline.Config{
-		Stdin:                  a.Stdin,
-		Stdout:                 a.Stdout,
+		Stdin:                  at,
+		Stdout:                 at,
 		Stderr:                 a.Stderr,
 		HistoryFile:            history,
 		DisableAutoSaveHistory: true, // an entry may span lines
@@ -117,3 +119,45 @@ func (l *lines) Remember(entry string) {
 // close ends a pending ReadLine. Idempotent; the error would only say that it
 // was closed before.
 func (l *lines) close() { _ = l.rl.Close() }
+
+// leftMargin answers the line editor's question where the cursor is, which it
+// asks the terminal before every prompt and then waits: a terminal that does
+// not know the question (a recorder, a test, an editor's console) would never
+// show a prompt. Ours always start at the left margin.
+type leftMargin struct {
+	in  io.Reader
+	out io.Writer
+
+	mu      sync.Mutex
+	answers int // guarded by mu; questions asked and not yet answered
+}
+
+const (
+	askCursor  = "\x1b[6n"
+	cursorLeft = "\x1b[1;1R"
+)
+
+func (m *leftMargin) Write(p []byte) (int, error) {
+	if string(p) == askCursor {
+		m.mu.Lock()
+		m.answers++
+		m.mu.Unlock()
+		return len(p), nil
+	}
+	return m.out.Write(p)
+}
+
+// Read gives the answer first, then what is typed. The editor has room for
+// more than an answer in every read.
+func (m *leftMargin) Read(p []byte) (int, error) {
+	m.mu.Lock()
+	answer := m.answers > 0 && len(p) >= len(cursorLeft)
+	if answer {
+		m.answers--
+	}
+	m.mu.Unlock()
+	if answer {
+		return copy(p, cursorLeft), nil
+	}
+	return m.in.Read(p)
+}

@@ -41,7 +41,8 @@ MODEL is a name of 'skein models list' or the path of a .gguf file. Without it
 the loaded model is used, or else the only one there is.
 
 When no node is running, one is run inside this command for as long as it
-takes.`,
+takes. What a reasoning model thinks is shown, dimmed, on a terminal only; -v
+adds the speed and the numbers of tokens. In a chat, /help shows the commands.`,
 		Example: `  skein run
   skein run skein-demo-4m-q8_0 "What is a cluster?"
   skein run ./my-model.gguf --temperature 0 --seed 7 "Tell a story."
@@ -53,7 +54,7 @@ takes.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.system, "system", "", "system `TEXT` that says how the model is to answer")
-	f.StringVar(&o.think, "think", "", "ask a reasoning model to think before it answers, or with =false not to")
+	f.StringVar(&o.think, "think", "", "ask a reasoning model to think before it answers, or with =`false` not to")
 	f.Lookup("think").NoOptDefVal = "true"
 	f.BoolVar(&o.hideThinking, "hide-thinking", false, "do not show what the model thinks")
 	for _, p := range talk.ParamTable() {
