@@ -96,14 +96,17 @@ func TestTemplateErrors(t *testing.T) {
 		{"doubling list", "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}", ErrorLimit, "more text"},
 		{"long replacement", "{% set x = 'a' | indent(9999, true) %}{{ x.replace(' ', x).replace(' ', x) }}", ErrorLimit, "more text"},
 		{"wide indent", "{{ 'a' | indent(99999999, true) }}", ErrorLimit, "more text"},
-		{"long loop", "{% set x = 'a' | indent(999999, true) %}{% for i in range(1000) %}{{ x }}{% endfor %}", ErrorLimit, "more text"},
+		{"long loop", "{% set x = 'a' | indent(99999, true) %}{% for i in range(1000) %}{{ x }}{% endfor %}", ErrorLimit, "more text"},
 		{"joins", "{{ range(9999) | join('a' | indent(99999, true)) }}", ErrorLimit, "more text"},
 		{"itself within", "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}", ErrorLimit, "deeply"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			tmpl := compile(t, tt.source)
-			_, err := tmpl.Render(t.Context(), Input{Messages: []Message{hi}})
+			tmpl, err := Compile(t.Context(), Options{Source: tt.source, Limits: Limits{Steps: 200_000, Text: 1 << 20, Items: 1 << 17}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = tmpl.Render(t.Context(), Input{Messages: []Message{hi}})
 			var e *TemplateError
 			if !errors.As(err, &e) || e.Kind != tt.kind || !strings.Contains(e.Message, tt.message) {
 				t.Errorf("got %#v, want kind %s with %q", err, tt.kind, tt.message)

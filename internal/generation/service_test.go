@@ -267,7 +267,7 @@ func TestTemplates(t *testing.T) {
 		if _, err := play(t, m, Request{Messages: hi, TemplateArgs: map[string]any{"enable_thinking": false}}); err != nil {
 			t.Fatal(err)
 		}
-		if got := m.texts[len(m.texts)-1]; got != "false2026" {
+		if got := m.texts[len(m.texts)-1]; got != "False2026" {
 			t.Errorf("rendered %q", got)
 		}
 	})
