@@ -8,7 +8,8 @@ func commands(a *app) []*cobra.Command {
 		newServeCommand(a),
 		newRunCommand(a),
 		newModelsCommand(a),
-		newEngineCommand(a),
+		newEngineCommand(a, newEngineBenchCommand(a)),
+		newBenchCommand(a),
 		newDoctorCommand(a),
 		newVersionCommand(a),
 	}

@@ -51,7 +51,7 @@ func startTerminal(t *testing.T, home string, args ...string) (*terminal, *exec.
 	t.Helper()
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), asProgram+"=1", "SKEIN_HOME="+home, "TERM=xterm", "NO_COLOR=1",
-		"SKEIN_HOST=", "SKEIN_PORT=", "SKEIN_API_KEY=")
+		"GORACE=atexit_sleep_ms=0", "SKEIN_HOST=", "SKEIN_PORT=", "SKEIN_API_KEY=")
 	f, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 40, Cols: 200})
 	if err != nil {
 		t.Fatal(err)

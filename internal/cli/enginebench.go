@@ -1,0 +1,127 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/skein-run/skein/internal/bench"
+	"github.com/skein-run/skein/internal/engine"
+	modelfiles "github.com/skein-run/skein/internal/library"
+	"github.com/skein-run/skein/internal/runner"
+	"github.com/skein-run/skein/internal/runner/wire"
+)
+
+func newEngineBenchCommand(a *app) *cobra.Command {
+	var (
+		dir    string
+		asJSON bool
+		spec   runner.BenchSpec
+	)
+	cmd := &cobra.Command{
+		Use:   "bench MODEL [flags]",
+		Short: "Measure the bare library: no scheduler, no server",
+		Long: `Measure how fast the libraries compute a model: prompts (prefill) and then one
+token a step (decode), in a loop with nothing around it, in a process of its
+own. MODEL is a name of 'skein models list' or a .gguf file.`,
+		Example: `  skein engine bench skein-demo-4m-q8_0
+  skein engine bench ./model.gguf --streams 4 --threads 2`,
+		Args: need(1, 1, "say which model to measure with: skein engine bench MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			entry, err := a.benchModel(args[0])
+			if err != nil {
+				return err
+			}
+			o, err := a.engineOptions(dir)
+			if err != nil {
+				return err
+			}
+			found, err := engine.Find(o)
+			if err != nil {
+				return err
+			}
+			spec.Load.Paths = entry.Paths
+			res, err := runEngineBench(cmd.Context(), a.Executable, found, spec)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return a.printJSON(res)
+			}
+			return a.printEngineBench(spec, res)
+		},
+	}
+	f := cmd.Flags()
+	f.IntVar(&spec.Prompt, "prompt-tokens", 512, "tokens of each prompt")
+	f.IntVar(&spec.Decode, "decode-tokens", 128, "tokens decoded after it")
+	f.IntVar(&spec.Streams, "streams", 1, "sequences decoded together")
+	f.IntVar(&spec.Repeat, "repeat", 5, "runs; the median counts")
+	f.IntVar(&spec.Load.Threads, "threads", 0, "processor threads; 0: as many as the process may use")
+	f.IntVar(&spec.Load.ChunkTokens, "chunk-tokens", 0, "prompt tokens a step takes; 0: chosen by the model's size")
+	f.IntVar(&spec.Load.GPULayers, "gpu-layers", -1, "layers kept on the GPU; -1: as many as fit")
+	addEngineDirFlag(cmd, &dir)
+	addJSONFlag(cmd, &asJSON)
+	return cmd
+}
+
+// benchModel finds the files of a model that is measured here.
+func (a *app) benchModel(ref string) (modelfiles.Entry, error) {
+	files, _, err := a.openModelFiles()
+	if err != nil {
+		return modelfiles.Entry{}, err
+	}
+	return files.Resolve(ref)
+}
+
+// runEngineBench measures in a child, which a failed assertion of the library
+// may take down.
+func runEngineBench(ctx context.Context, executable string, e *engine.Engine, spec runner.BenchSpec) (runner.BenchResult, error) {
+	var res runner.BenchResult
+	spec.Engine = wire.EngineSpec{Dir: e.Dir, Llama: e.Libllama, GGML: e.Libggml, GGMLBase: e.Base}
+	in, err := json.Marshal(spec)
+	if err != nil {
+		return res, fmt.Errorf("measure the engine: %w", err)
+	}
+	child := exec.CommandContext(ctx, executable, "runner", "--bench")
+	child.WaitDelay = time.Second
+	child.Stdin = bytes.NewReader(in)
+	var stdout, stderr bytes.Buffer
+	child.Stdout, child.Stderr = &stdout, &stderr
+	if err := child.Run(); err != nil {
+		if ctx.Err() != nil {
+			return res, context.Cause(ctx)
+		}
+		return res, fmt.Errorf("measure the engine in %s: %s", e.Dir, lastWords(stderr.String(), err))
+	}
+	if err := json.Unmarshal(stdout.Bytes(), &res); err != nil {
+		return res, fmt.Errorf("measure the engine: its child's answer: %w", err)
+	}
+	return res, nil
+}
+
+func (a *app) printEngineBench(spec runner.BenchSpec, r runner.BenchResult) error {
+	prefill, decode := bench.Summarize(r.PrefillEach), bench.Summarize(r.DecodeEach)
+	row := func(name string, s bench.Summary) []string {
+		return []string{name, rate(s.Median), rate(s.Min), rate(s.Max), "tok/s"}
+	}
+	fmt.Fprintf(a.Stdout, "%s on llama.cpp %s, %d threads; load %.2f s\n", r.Model, r.Engine, r.Threads, r.LoadSeconds)
+	return table(a.Stdout, [][]string{
+		{"", "MEDIAN", "MIN", "MAX", "UNIT"},
+		row(fmt.Sprintf("prefill, %d tokens in steps of %d", spec.Prompt, r.ChunkTokens), prefill),
+		row(fmt.Sprintf("decode, %d tokens, streams: %d", spec.Decode, spec.Streams), decode),
+	}, 1, 2, 3)
+}
+
+// rate writes tokens a second with as many decimals as they deserve.
+func rate(v float64) string {
+	if v >= 1000 {
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	}
+	return strconv.FormatFloat(v, 'f', 1, 64)
+}
