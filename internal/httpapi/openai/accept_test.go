@@ -283,6 +283,20 @@ func TestEngineErrors(t *testing.T) {
 	}
 }
 
+// The field at fault has the name that the endpoint gives it.
+func TestErrorNamesThePrompt(t *testing.T) {
+	engine := newFake()
+	engine.generate = func(context.Context, generation.Request, func(generation.Event) error) error {
+		return &generation.Error{Kind: generation.KindContextExceeded, Param: "messages", PromptTokens: 3, Context: 2}
+	}
+	for path, param := range map[string]string{"/v1/completions": "prompt", "/v1/chat/completions": "messages"} {
+		w := post(newHandler(t, engine), path, `{"model":"demo","prompt":"Hi","messages":[{"role":"user","content":"Hi"}]}`)
+		if e := decodeError(t, w); text(e.Error.Param) != param || text(e.Error.Code) != "context_length_exceeded" {
+			t.Errorf("%s: %s", path, w.Body)
+		}
+	}
+}
+
 // An engine that breaks its word must not look like a good answer.
 func TestEngineBreaksContract(t *testing.T) {
 	usage := &generation.Usage{}

@@ -194,13 +194,25 @@ func (a *API) runOne(ctx context.Context, req generation.Request, first int, emi
 	})
 	switch {
 	case err != nil:
-		return generation.Usage{}, err
+		return generation.Usage{}, inWordsOf(req, err)
 	case finished != req.Choices:
 		return generation.Usage{}, fmt.Errorf("generate: the engine ended %d of %d choices", finished, req.Choices)
 	case usage == nil:
 		return generation.Usage{}, errors.New("generate: the engine gave no usage")
 	}
 	return *usage, nil
+}
+
+// inWordsOf names the field as the client knows it: a completion has a prompt
+// where the neutral request speaks of messages.
+func inWordsOf(req generation.Request, err error) error {
+	var g *generation.Error
+	if req.Messages != nil || !errors.As(err, &g) || g.Param != "messages" {
+		return err
+	}
+	named := *g
+	named.Param = "prompt"
+	return &named
 }
 
 func sum(a, b generation.Usage) generation.Usage {
