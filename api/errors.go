@@ -39,19 +39,19 @@ const (
 
 // Codes of errors that programs branch on. Status codes in brackets.
 const (
-	CodeInvalidBody           = "invalid_body"            // 400: no JSON, or a field of the wrong type
-	CodeInvalidValue          = "invalid_value"           // 400 or 422: a field outside its range
-	CodeModelNotFound         = "model_not_found"         // 404: message lists what there is
-	CodeAmbiguousModel        = "ambiguous_model"         // 409: message lists the candidates
-	CodeModelLoaded           = "model_already_loaded"    // 409
-	CodeModelNotRemovable     = "model_not_removable"     // 409: bundled, or in a models folder
-	CodeFileNotFound          = "file_not_found"          // 400: a path that the node cannot read
-	CodeInvalidModelFile      = "invalid_model_file"      // 400: not a GGUF that skein can use
-	CodeNoMemory              = "insufficient_memory"     // 507
-	CodeDiskFull              = "disk_full"               // 507
-	CodeUnavailable           = "unavailable"             // 503
-	CodeInvalidAPIKey         = "invalid_api_key"         // 401
-	CodeInternal              = "internal_error"          // 500
+	CodeInvalidBody       = "invalid_body"         // 400: no JSON, or a field of the wrong type
+	CodeInvalidValue      = "invalid_value"        // 400 or 422: a field outside its range
+	CodeModelNotFound     = "model_not_found"      // 404: message lists what there is
+	CodeAmbiguousModel    = "ambiguous_model"      // 409: message lists the candidates
+	CodeModelLoaded       = "model_already_loaded" // 409
+	CodeModelNotRemovable = "model_not_removable"  // 409: bundled, or in a models folder
+	CodeFileNotFound      = "file_not_found"       // 400: a path that the node cannot read
+	CodeInvalidModelFile  = "invalid_model_file"   // 400: not a GGUF that skein can use
+	CodeNoMemory          = "insufficient_memory"  // 507
+	CodeDiskFull          = "disk_full"            // 507
+	CodeUnavailable       = "unavailable"          // 503
+	CodeInvalidAPIKey     = "invalid_api_key"      // 401
+	CodeInternal          = "internal_error"       // 500
 )
 
 // NewError makes an error; empty code and param become null.
