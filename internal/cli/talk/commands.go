@@ -82,7 +82,7 @@ func (c *Chat) help(context.Context, string) error {
 	return nil
 }
 
-func (c *Chat) set(_ context.Context, rest string) error {
+func (c *Chat) set(ctx context.Context, rest string) error {
 	// "/set parameter temperature 1" is how others spell it.
 	rest = strings.TrimSpace(strings.TrimPrefix(rest, "parameter "))
 	name, value, _ := strings.Cut(rest, " ")
@@ -91,7 +91,7 @@ func (c *Chat) set(_ context.Context, rest string) error {
 		return c.parameters()
 	}
 	if strings.EqualFold(name, "system") {
-		return c.system(nil, value)
+		return c.system(ctx, value)
 	}
 	if value == "" {
 		p, err := find(strings.ToLower(strings.ReplaceAll(name, "-", "_")))
