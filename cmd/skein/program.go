@@ -65,7 +65,7 @@ func (p program) local(ctx context.Context, o cli.LocalOptions) (cli.LocalNode, 
 	c.Quiet = !c.Verbose
 	n, err := node.New(node.Options{
 		Home: o.Home, Config: c, Executable: p.executable, Version: buildinfo.Read().Version,
-		Logger: logger(c, o.Stderr), Private: true,
+		Logger: logger(c, o.Stderr), Files: o.Files, Private: true,
 	})
 	if err != nil {
 		return cli.LocalNode{}, err

@@ -65,6 +65,14 @@ func (f *fakeModel) Tokenize(_ context.Context, text string, addSpecial, parseSp
 	return ids, nil
 }
 
+func (f *fakeModel) Detokenize(_ context.Context, tokens []int32) (string, error) {
+	var text []byte
+	for _, t := range tokens {
+		text = append(text, byte(t))
+	}
+	return string(text), nil
+}
+
 func (f *fakeModel) Generate(ctx context.Context, req wire.GenerateRequest) (Stream, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -13,6 +13,8 @@ type Model interface {
 	// Tokenize turns text into token ids. addSpecial adds BOS and the like as
 	// the model wants; parseSpecial reads control tokens such as <|im_start|>.
 	Tokenize(ctx context.Context, text string, addSpecial, parseSpecial bool) ([]int32, error)
+	// Detokenize gives the text of tokens, control tokens written out.
+	Detokenize(ctx context.Context, tokens []int32) (string, error)
 	// Generate starts a generation; cancelling ctx cancels it.
 	Generate(ctx context.Context, req wire.GenerateRequest) (Stream, error)
 }

@@ -99,6 +99,14 @@ func (s *Service) prompt(ctx context.Context, m Model, p *Prepared, req Request)
 				return in, &Error{Kind: KindInvalid, Param: "prompt", Message: fmt.Sprintf("token %d is not in the model's vocabulary of %d tokens", id, info.Vocabulary)}
 			}
 		}
+		if req.Echo {
+			text, err := m.Detokenize(ctx, req.Tokens)
+			if err != nil {
+				return in, err
+			}
+			// A prompt may begin or end within a character.
+			in.echo = strings.ToValidUTF8(text, "\uFFFD")
+		}
 	}
 	if len(in.tokens) == 0 {
 		return in, &Error{Kind: KindInvalid, Param: "prompt", Message: "the prompt is empty and the model has no token to begin with; give it some text"}

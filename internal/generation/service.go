@@ -174,8 +174,6 @@ func validate(req *Request) error {
 		return invalid("stop", "a stop string must not be empty")
 	case req.Echo && req.Messages != nil:
 		return invalid("echo", "echo is for text completions; a conversation has no prompt text of its own")
-	case req.Echo && req.Tokens != nil:
-		return invalid("echo", "echo needs the prompt as text; give it as a string and not as token ids")
 	case req.Echo && req.Logprobs:
 		return invalid("echo", "echo cannot be combined with logprobs, as those of the prompt are not computed; leave one out")
 	}

@@ -30,6 +30,7 @@ func TestGenerate(t *testing.T) {
 		{"begin token not doubled", script{}, Request{Prompt: prompt("<s>xyz")}, "", "", FinishStop, Usage{PromptTokens: 4}},
 		{"tokens", script{pieces: []string{"a"}}, Request{Tokens: []int32{1, 2}}, "a", "", FinishStop, Usage{PromptTokens: 2, CompletionTokens: 1}},
 		{"echo", script{pieces: []string{"a", "x"}}, Request{Prompt: prompt("xyz"), Echo: true, Stop: []string{"x"}}, "xyza", "", FinishStop, Usage{PromptTokens: 4, CompletionTokens: 2}},
+		{"echo of tokens", script{pieces: []string{"a"}}, Request{Tokens: []int32{'h', 'i', 0xff}, Echo: true}, "hi\uFFFDa", "", FinishStop, Usage{PromptTokens: 3, CompletionTokens: 1}},
 		{"echo of nothing", script{}, Request{Prompt: prompt("xyz"), Echo: true}, "xyz", "", FinishStop, Usage{PromptTokens: 4}},
 		{"max tokens", script{pieces: []string{"a", "b", "c"}}, Request{Messages: hi, MaxTokens: 2}, "ab", "", FinishLength, Usage{PromptTokens: 6, CompletionTokens: 2}},
 		{"stop straddles tokens", script{pieces: []string{"one E", "N", "D two", "x"}}, Request{Messages: hi, Stop: []string{"END"}}, "one ", "", FinishStop, Usage{PromptTokens: 6, CompletionTokens: 3}},

@@ -27,6 +27,7 @@ type Options struct {
 	Registry string
 	Dirs     []string // searched with all their folders; hidden ones are left out
 	Bundled  string   // the demo model; "" or a missing file: none
+	Files    []string // models to list beside these, unregistered: of one command
 	Logger   *slog.Logger
 	// Now is the clock for Entry.Added; nil: time.Now.
 	Now func() time.Time
@@ -48,6 +49,11 @@ func (o Options) validate() (Options, error) {
 			return o, fmt.Errorf("open library: models dir %s: %w", dir, err)
 		}
 	}
+	for i, file := range o.Files {
+		if o.Files[i], err = filepath.Abs(file); err != nil {
+			return o, fmt.Errorf("open library: model %s: %w", file, err)
+		}
+	}
 	if o.Bundled != "" {
 		if o.Bundled, err = filepath.Abs(o.Bundled); err != nil {
 			return o, fmt.Errorf("open library: bundled model %s: %w", o.Bundled, err)
@@ -64,7 +70,7 @@ const (
 	SourceBundled Source = "bundled" // beside the binary
 	SourceDir     Source = "dir"     // found in a --models-dir
 	SourceAdded   Source = "added"   // registered with Add
-	SourcePath    Source = "path"    // not listed: named by its path in a request
+	SourcePath    Source = "path"    // named by its path in a request or in Options.Files
 )
 
 // Entry is one model.
@@ -106,7 +112,7 @@ type snapshot struct {
 // Open looks at all sources once. A folder or registry that cannot be read is
 // not an error here: List reports it, and the rest works.
 func Open(o Options) (*Library, error) {
-	o.Dirs = slices.Clone(o.Dirs)
+	o.Dirs, o.Files = slices.Clone(o.Dirs), slices.Clone(o.Files)
 	o, err := o.validate()
 	if err != nil {
 		return nil, err

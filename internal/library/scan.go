@@ -97,6 +97,9 @@ func (l *Library) scan() *snapshot {
 			problems = append(problems, fmt.Errorf("read the bundled model: %w", err))
 		}
 	}
+	for _, file := range l.o.Files {
+		c.add(partsOf(file), SourcePath, time.Time{})
+	}
 	l.headers = c.headers
 	slices.SortFunc(c.entries, func(a, b Entry) int {
 		if d := strings.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name)); d != 0 {

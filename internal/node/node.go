@@ -41,6 +41,7 @@ type Options struct {
 	Executable string // this program: runners are started from it
 	Version    string
 	Logger     *slog.Logger
+	Files      []string // models to list beside the registered ones
 	// Private is a node inside another command: it publishes no address and
 	// reads models by any path that the command's user can.
 	Private bool
@@ -98,7 +99,7 @@ func New(o Options) (*Node, error) {
 		return nil, err
 	}
 	lib, err := library.Open(library.Options{
-		Registry: o.Home.ModelRegistry(), Dirs: o.Config.ModelsDirs, Bundled: catalog.Bundled(o.Executable), Logger: o.Logger,
+		Registry: o.Home.ModelRegistry(), Dirs: o.Config.ModelsDirs, Files: o.Files, Bundled: catalog.Bundled(o.Executable), Logger: o.Logger,
 	})
 	if err != nil {
 		return nil, err

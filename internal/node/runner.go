@@ -144,7 +144,8 @@ func resolveError(err error) error {
 	case *library.AmbiguousError:
 		return &generation.Error{Kind: generation.KindAmbiguousModel, Message: err.Error(), Param: "model", Err: err}
 	case *library.BrokenError:
-		return &generation.Error{Kind: generation.KindUnavailable, Message: err.Error(), Param: "model", Err: err}
+		// Not a 5xx: clients would try again, and the file stays what it is.
+		return &generation.Error{Kind: generation.KindInvalid, Message: err.Error(), Param: "model", Err: err}
 	}
 	return &generation.Error{Kind: generation.KindFailed, Message: err.Error(), Err: err}
 }

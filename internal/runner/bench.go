@@ -36,6 +36,7 @@ type BenchResult struct {
 	Model       string    `json:"model"`
 	Threads     int       `json:"threads"`
 	ChunkTokens int       `json:"chunk_tokens"`
+	LoadSeconds float64   `json:"load_seconds"`
 	PrefillEach []float64 `json:"prefill_each"`
 	DecodeEach  []float64 `json:"decode_each"`
 	Prefill     float64   `json:"prefill"` // median
@@ -73,12 +74,13 @@ func bench(spec BenchSpec) (*BenchResult, error) {
 	if req.Threads <= 0 {
 		req.Threads = runtime.GOMAXPROCS(0)
 	}
+	begin := time.Now()
 	m, err := load(lib, req, hasGPU(info), nil)
 	if err != nil {
 		return nil, err
 	}
 	defer m.Close()
-	res := &BenchResult{Engine: info.Version, Model: m.info.Description, Threads: req.Threads, ChunkTokens: m.info.ChunkTokens}
+	res := &BenchResult{Engine: info.Version, Model: m.info.Description, Threads: req.Threads, ChunkTokens: m.info.ChunkTokens, LoadSeconds: time.Since(begin).Seconds()}
 	for range spec.Repeat {
 		m.ctx.Clear()
 		begin := time.Now()

@@ -23,6 +23,14 @@ func TestDemoModelAnswers(t *testing.T) {
 	if info.Layers != 4 || info.Vocabulary != 2048 || info.ChatTemplate == "" || info.Memory != "attention" {
 		t.Errorf("model info %+v", info)
 	}
+	ids := c.tokenize("Hi <|im_end|>")
+	c.ref++
+	if err := c.conn.Send(wire.TypeText, c.ref, wire.AppendIDs(nil, ids)); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := c.conn.Read(); err != nil || f.Type != wire.TypeText || string(f.Body) != "Hi <|im_end|>" {
+		t.Errorf("text %q of %v, %v", f.Body, ids, err)
+	}
 	a := c.generate(wire.GenerateRequest{ID: 1, Prompt: c.tokenize(chatML("What is the capital of France?")), Sampling: greedy(), MaxTokens: 40})[1]
 	if !strings.Contains(a.text, "Paris") || a.done.Reason != wire.ReasonStop {
 		t.Errorf("answer %q, %+v", a.text, a.done)

@@ -125,6 +125,9 @@ func (r *process) handle(f wire.Frame, failed chan<- error) (stop bool, err erro
 	case wire.TypeTokenize:
 		go r.tokenize(f) // a long text must not hold up cancels
 		return false, nil
+	case wire.TypeText:
+		go r.detokenize(f)
+		return false, nil
 	case wire.TypeGenerate:
 		var req wire.GenerateRequest
 		if err := f.Decode(&req); err != nil {
@@ -263,6 +266,31 @@ func (r *process) tokenize(f wire.Frame) {
 			return r.fail(f.Ref, wire.CodeInvalid, err)
 		}
 		return r.conn.Send(wire.TypeTokens, f.Ref, wire.AppendIDs(nil, ids))
+	}
+	if err := reply(); err != nil {
+		logLine(logWarn, err.Error())
+	}
+}
+
+// detokenize joins the texts of tokens. Control tokens are written out: the
+// text stands for exactly these tokens.
+func (r *process) detokenize(f wire.Frame) {
+	reply := func() error {
+		ids, err := wire.DecodeIDs(f.Body)
+		if err != nil {
+			return r.fail(f.Ref, wire.CodeInvalid, err)
+		}
+		if r.model == nil {
+			return r.fail(f.Ref, wire.CodeInvalid, errors.New("no model is loaded"))
+		}
+		var text []byte
+		for i, id := range ids {
+			if id < 0 || int(id) >= r.model.info.Vocabulary {
+				return r.fail(f.Ref, wire.CodeInvalid, fmt.Errorf("token %d is %d, the vocabulary has %d tokens", i, id, r.model.info.Vocabulary))
+			}
+			text = append(text, r.model.model.Piece(id, true)...)
+		}
+		return r.conn.Send(wire.TypeText, f.Ref, text)
 	}
 	if err := reply(); err != nil {
 		logLine(logWarn, err.Error())

@@ -164,6 +164,16 @@ func (f *fakeRunner) handle(m wire.Frame) error {
 			ids = append(ids, int32(b))
 		}
 		return f.conn.Send(wire.TypeTokens, m.Ref, wire.AppendIDs(nil, ids))
+	case wire.TypeText:
+		ids, err := wire.DecodeIDs(m.Body)
+		if err != nil {
+			return err
+		}
+		text := make([]byte, len(ids))
+		for i, id := range ids {
+			text[i] = byte(id)
+		}
+		return f.conn.Send(wire.TypeText, m.Ref, text)
 	case wire.TypeStats:
 		f.mu.Lock()
 		defer f.mu.Unlock()

@@ -71,7 +71,7 @@ func (p *process) dispatch(f wire.Frame) error {
 		if c != nil && c.progress != nil {
 			c.progress(pr.Done)
 		}
-	case wire.TypeResult, wire.TypeTokens, wire.TypeFailure:
+	case wire.TypeResult, wire.TypeTokens, wire.TypeText, wire.TypeFailure:
 		p.progressed()
 		return p.answer(f)
 	default:

@@ -367,6 +367,15 @@ func (r *Runner) Tokenize(ctx context.Context, text string, addSpecial, parseSpe
 	return ids, nil
 }
 
+// Detokenize implements generation.Model.
+func (r *Runner) Detokenize(ctx context.Context, ids []int32) (string, error) {
+	f, err := r.request(ctx, wire.TypeText, wire.AppendIDs(nil, ids))
+	if err != nil {
+		return "", fmt.Errorf("detokenize: %w", err)
+	}
+	return string(f.Body), nil
+}
+
 // Stats asks the runner's scheduler.
 func (r *Runner) Stats(ctx context.Context) (wire.Stats, error) {
 	var stats wire.Stats

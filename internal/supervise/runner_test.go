@@ -110,6 +110,9 @@ func TestServe(t *testing.T) {
 		if diff := cmp.Diff([]int32{'a', 'b'}, ids); diff != "" || err != nil {
 			t.Error(err, diff)
 		}
+		if text, err := r.Detokenize(t.Context(), ids); err != nil || text != "ab" {
+			t.Errorf("text %q, %v", text, err)
+		}
 		if _, err = r.Tokenize(t.Context(), "refuse", true, false); err == nil {
 			t.Error("no error")
 		}

@@ -69,6 +69,10 @@ func (r *fakeRunner) Stats(context.Context) (wire.Stats, error) {
 	return wire.Stats{SlotsBusy: 1}, nil
 }
 
+func (r *fakeRunner) Detokenize(context.Context, []int32) (string, error) {
+	return "", errors.New("not asked here")
+}
+
 func (r *fakeRunner) Tokenize(context.Context, string, bool, bool) ([]int32, error) {
 	return nil, errors.New("not part of this test")
 }

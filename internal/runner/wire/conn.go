@@ -30,6 +30,9 @@ const (
 	TypeStep     Type = 13 // runner -> node: binary, tokens of one step (see AppendTokens)
 	TypeDone     Type = 14 // runner -> node: Done
 	TypeBeat     Type = 15 // runner -> node: Beat, sent while there is work, at least every second
+	TypeText     Type = 16 // node -> runner: binary token ids; answered by TypeText with their text, or Failure
+
+	lastType = TypeText
 )
 
 // MaxFrame bounds one frame's body in bytes. A prompt of a million tokens
@@ -90,7 +93,7 @@ func (c *Conn) Read() (Frame, error) {
 	}
 	n := binary.LittleEndian.Uint32(h[:4])
 	f := Frame{Type: Type(h[4]), Ref: binary.LittleEndian.Uint64(h[8:])}
-	if h[5]|h[6]|h[7] != 0 || f.Type == 0 || f.Type > TypeBeat {
+	if h[5]|h[6]|h[7] != 0 || f.Type == 0 || f.Type > lastType {
 		return Frame{}, fmt.Errorf("%w: header % x", ErrFrame, h)
 	}
 	if n > MaxFrame {

@@ -25,7 +25,7 @@ func TestFramesRoundTrip(t *testing.T) {
 		}
 		var want []sent
 		for range rapid.IntRange(1, 5).Draw(rt, "frames") {
-			s := sent{Type(rapid.IntRange(1, int(TypeBeat)).Draw(rt, "type")), rapid.Uint64().Draw(rt, "ref"), rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(rt, "body")}
+			s := sent{Type(rapid.IntRange(1, int(lastType)).Draw(rt, "type")), rapid.Uint64().Draw(rt, "ref"), rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(rt, "body")}
 			if err := c.Send(s.Type, s.Ref, s.Body); err != nil {
 				rt.Fatal(err)
 			}
