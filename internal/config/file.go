@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"go.yaml.in/yaml/v3"
 
@@ -34,7 +35,9 @@ type entry struct {
 // when it was asked for; the default one may be missing, and gives nil.
 func Load(path string, asked bool) (*File, error) {
 	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) && !asked {
+	// Below something that is no folder there is no file either; whoever makes
+	// SKEIN_HOME says what is wrong with it.
+	if !asked && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)) {
 		return nil, nil
 	}
 	if err != nil {
