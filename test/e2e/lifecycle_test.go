@@ -9,21 +9,31 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/skein-run/skein/internal/gguf/gguftest"
 )
 
-// endless is a chat request whose answer goes on for many thousand tokens: the
-// end token is forbidden. The node must have the context for it; see long.
-func endless(more ...any) string {
-	return ask(demo, "What is Skein?", append([]any{"stream", true, "max_tokens", 30000, "logit_bias", map[string]int{"2": -100}}, more...)...)
+// patient is the demo model with a long context, so that an answer without
+// end takes long enough for everything that is done to it.
+const patient = "patient"
+
+// startPatient starts a node with that model loaded.
+func startPatient(t *testing.T, args ...string) *node {
+	t.Helper()
+	dir := t.TempDir()
+	save(t, dir, patient, changed(t, gguftest.KV("llama.context_length", uint32(1<<15))))
+	return start(t, options{args: append([]string{"--models-dir", dir, "--load", patient, "--context", fmt.Sprint(1 << 15)}, args...)})
 }
 
-// long is the context that endless asks for.
-var long = []string{"--context", "32768"}
+// endless is a streamed request for patient: the end token is forbidden, so
+// that the answer goes on to the end of the context.
+func endless() string {
+	return ask(patient, "What is Skein?", "stream", true, "max_tokens", 30000, "logit_bias", map[string]int{"2": -100})
+}
 
 // freeze stops the only runner, so that what runs stays running, until the
 // returned function or the end of the test.
@@ -111,8 +121,8 @@ func TestStopWhileStarting(t *testing.T) {
 }
 
 func TestRunningStreamFinishesWithinDrain(t *testing.T) {
-	n := startDemo(t)
-	s := n.open("/v1/chat/completions", ask(demo, "What is Skein?", "stream", true, "max_tokens", 600, "logit_bias", map[string]int{"2": -100}))
+	n := startPatient(t)
+	s := n.open("/v1/chat/completions", ask(patient, "What is Skein?", "stream", true, "max_tokens", 600, "logit_bias", map[string]int{"2": -100}))
 	first := s.text()
 	thaw := n.freeze()
 	n.signal(os.Interrupt)
@@ -132,7 +142,7 @@ func TestRunningStreamFinishesWithinDrain(t *testing.T) {
 }
 
 func TestSecondInterruptStopsAtOnce(t *testing.T) {
-	n := startDemo(t, long...)
+	n := startPatient(t)
 	s := n.open("/v1/chat/completions", endless())
 	s.text()
 	pid := n.runner()
@@ -224,13 +234,4 @@ func TestFrozenOrphanEndsWithItsNode(t *testing.T) {
 	n.signal(os.Kill)
 	n.exit()
 	eventually(t, "the frozen orphan to end", func() bool { return !alive(pid) })
-}
-
-// brokenHome cannot be made: a file is in its place.
-func TestHomeCannotBeMade(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	skein(t, filepath.Join(file, "home"), "", "serve", "--api-port", "0").want(t, 1, "SKEIN_HOME", file)
 }
