@@ -66,7 +66,7 @@ func TestBadModelFiles(t *testing.T) {
 	list.want(t, 0, demo)
 	for name, m := range models {
 		t.Run(name, func(t *testing.T) {
-			n.post("/v1/chat/completions", ask(name, "Hello")).want(t, http.StatusServiceUnavailable, "service_unavailable", append(m.want, name)...)
+			n.post("/v1/chat/completions", ask(name, "Hello")).want(t, http.StatusBadRequest, "invalid_value", append(m.want, name)...)
 			line := lineWith(list.stdout, name+" cannot be used: ")
 			if line == "" {
 				t.Fatalf("'models list' says nothing of %s:\n%s", name, list.stdout)

@@ -78,7 +78,7 @@ func TestSplitModelWithMissingPart(t *testing.T) {
 	}
 	n := start(t, options{args: []string{"--models-dir", dir}})
 	want := filepath.Base(parts[1])
-	n.post("/v1/chat/completions", ask("thirds", "Hi")).want(t, http.StatusServiceUnavailable, "service_unavailable", "missing", want)
+	n.post("/v1/chat/completions", ask("thirds", "Hi")).want(t, http.StatusBadRequest, "invalid_value", "missing", want)
 	skein(t, n.home, "", "models", "list").want(t, 0, "1 of 3 parts", want)
 	skein(t, t.TempDir(), "", "models", "add", parts[0]).want(t, 1, "1 of 3 parts", want)
 	n.works()

@@ -154,7 +154,14 @@ func TestBadRequests(t *testing.T) {
 		}
 	})
 	t.Run("too large", func(t *testing.T) {
-		n.post("/v1/chat/completions", message(strings.Repeat("a", 80<<20))).want(t, http.StatusRequestEntityTooLarge, "request_too_large")
+		r, err := n.try(http.MethodPost, "/v1/chat/completions", message(strings.Repeat("a", 80<<20)))
+		if err != nil {
+			// The node hung up after its answer, while this side still sent:
+			// the system may then drop what had not been read.
+			t.Logf("refused in the middle: %v", err)
+			return
+		}
+		r.want(t, http.StatusRequestEntityTooLarge, "request_too_large")
 	})
 	n.works()
 	n.stop()
