@@ -31,7 +31,7 @@ var layers = []struct {
 	{"core", true, []string{"internal/gguf/...", "internal/chat/...", "internal/generation/...", "internal/cluster/...", "internal/runner/wire",
 		"internal/runner/schedule", "internal/runner/sample"}},
 	{"adapter", false, []string{"client", "internal/hostinfo/...", "internal/home/...", "internal/config/...", "internal/library/...", "internal/engine/...",
-		"internal/supervise/...", "internal/mesh/...", "internal/hub/...", "internal/store/...", "internal/telemetry/...",
+		"internal/supervise/...", "internal/bench/...", "internal/mesh/...", "internal/hub/...", "internal/store/...", "internal/telemetry/...",
 		"internal/runner/..."}},
 	{"catalog", false, []string{"internal/catalog"}},
 	{"edge", false, []string{"internal/httpapi/...", "internal/master/...", "internal/worker/...", "internal/dashboard/..."}},

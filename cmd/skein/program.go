@@ -88,7 +88,7 @@ func (p program) runner(_ context.Context, args []string) int {
 	case len(args) == 1 && args[0] == "--probe":
 		return withSpec(func(spec wire.EngineSpec) int { return runner.Probe(spec, os.Stdout) })
 	case len(args) == 1 && args[0] == "--bench":
-		return withSpec(func(spec runner.BenchSpec) int { return runner.Bench(spec) })
+		return withSpec(func(spec wire.BenchSpec) int { return runner.Bench(spec) })
 	}
 	fmt.Fprintln(os.Stderr, "E skein runner is started by a node, not by hand")
 	return cli.ExitUsage

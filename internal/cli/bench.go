@@ -11,11 +11,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/skein-run/skein/internal/bench"
+	measure "github.com/skein-run/skein/internal/bench"
 	"github.com/skein-run/skein/internal/engine"
 	"github.com/skein-run/skein/internal/home"
 	modelfiles "github.com/skein-run/skein/internal/library"
-	"github.com/skein-run/skein/internal/runner"
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
@@ -43,7 +42,7 @@ For the bare engine, without a server, there is 'skein engine bench'.`,
 
 // benchHost gives package bench what it needs of this program. done removes
 // what the servers wrote.
-func (a *app) benchHost(m modelfiles.Entry, dir string) (h *bench.Host, done func() error, err error) {
+func (a *app) benchHost(m modelfiles.Entry, dir string) (h *measure.Host, done func() error, err error) {
 	o, err := a.engineOptions(dir)
 	if err != nil {
 		return nil, nil, err
@@ -60,14 +59,14 @@ func (a *app) benchHost(m modelfiles.Entry, dir string) (h *bench.Host, done fun
 	if dir != "" {
 		environ = append(environ, "SKEIN_ENGINE_DIR="+found.Dir)
 	}
-	return &bench.Host{
+	return &measure.Host{
 		Executable: a.Executable, Environ: environ, Dir: temp, Address: nodeAddressOf,
-		Engine: func(ctx context.Context, run bench.EngineRun) (bench.EngineResult, error) {
-			res, err := runEngineBench(ctx, a.Executable, found, runner.BenchSpec{
+		Engine: func(ctx context.Context, run measure.EngineRun) (measure.EngineResult, error) {
+			res, err := runEngineBench(ctx, a.Executable, found, wire.BenchSpec{
 				Load:   wire.LoadRequest{Paths: m.Paths, Threads: run.Threads, GPULayers: -1},
 				Prompt: run.Prompt, Decode: run.Decode, Streams: run.Streams, Repeat: run.Repeat,
 			})
-			return bench.EngineResult{Prefill: res.Prefill, Decode: res.Decode, ChunkTokens: res.ChunkTokens, LoadSeconds: res.LoadSeconds}, err
+			return measure.EngineResult{Prefill: res.Prefill, Decode: res.Decode, ChunkTokens: res.ChunkTokens, LoadSeconds: res.LoadSeconds}, err
 		},
 		Say: a.note,
 	}, func() error { return os.RemoveAll(temp) }, nil
@@ -84,29 +83,29 @@ func nodeAddressOf(dir string) (string, error) {
 }
 
 // measuredModel finds a model and the words of its vocabulary.
-func (a *app) measuredModel(ref string) (modelfiles.Entry, bench.Model, error) {
+func (a *app) measuredModel(ref string) (modelfiles.Entry, measure.Model, error) {
 	entry, err := a.benchModel(ref)
 	if err != nil {
-		return entry, bench.Model{}, err
+		return entry, measure.Model{}, err
 	}
 	opened, err := modelfiles.OpenModel(entry.Paths...)
 	if err != nil {
-		return entry, bench.Model{}, err
+		return entry, measure.Model{}, err
 	}
 	vocabulary, err := opened.Metadata.Strings("tokenizer.ggml.tokens")
 	if err = errors.Join(err, opened.Close()); err != nil {
-		return entry, bench.Model{}, fmt.Errorf("read the vocabulary of %s: %w", entry.Name, err)
+		return entry, measure.Model{}, fmt.Errorf("read the vocabulary of %s: %w", entry.Name, err)
 	}
-	words, err := bench.NewWords(vocabulary)
+	words, err := measure.NewWords(vocabulary)
 	if err != nil {
-		return entry, bench.Model{}, fmt.Errorf("%s: %w", entry.Name, err)
+		return entry, measure.Model{}, fmt.Errorf("%s: %w", entry.Name, err)
 	}
-	return entry, bench.Model{Name: entry.Name, Paths: entry.Paths, Bundled: entry.Source == modelfiles.SourceBundled, Words: words}, nil
+	return entry, measure.Model{Name: entry.Name, Paths: entry.Paths, Bundled: entry.Source == modelfiles.SourceBundled, Words: words}, nil
 }
 
 func newBenchPeersCommand(a *app) *cobra.Command {
 	var (
-		o          bench.PeersOptions
+		o          measure.PeersOptions
 		model, dir string
 		asJSON     bool
 		api        string
@@ -143,7 +142,7 @@ llama-server with the same kernels and calls this.`,
 			if err != nil {
 				return err
 			}
-			res, err := bench.Peers(cmd.Context(), h, o)
+			res, err := measure.Peers(cmd.Context(), h, o)
 			if err = errors.Join(err, done()); err != nil {
 				return err
 			}
@@ -172,7 +171,7 @@ llama-server with the same kernels and calls this.`,
 	return cmd
 }
 
-func (a *app) printPeers(r *bench.PeersResult) error {
+func (a *app) printPeers(r *measure.PeersResult) error {
 	fmt.Fprintf(a.Stdout, "slots %d, context of each %d, threads %d; the idle server used %.1f %% of the time of the measured one\n",
 		r.Sizes.Slots, r.Sizes.Context, r.Sizes.Threads, 100*r.IdleShare)
 	return table(a.Stdout, r.Table(), 4)

@@ -11,10 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/skein-run/skein/internal/bench"
+	measure "github.com/skein-run/skein/internal/bench"
 	"github.com/skein-run/skein/internal/engine"
 	modelfiles "github.com/skein-run/skein/internal/library"
-	"github.com/skein-run/skein/internal/runner"
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
@@ -22,7 +21,7 @@ func newEngineBenchCommand(a *app) *cobra.Command {
 	var (
 		dir    string
 		asJSON bool
-		spec   runner.BenchSpec
+		spec   wire.BenchSpec
 	)
 	cmd := &cobra.Command{
 		Use:   "bench MODEL [flags]",
@@ -81,8 +80,8 @@ func (a *app) benchModel(ref string) (modelfiles.Entry, error) {
 
 // runEngineBench measures in a child, which a failed assertion of the library
 // may take down.
-func runEngineBench(ctx context.Context, executable string, e *engine.Engine, spec runner.BenchSpec) (runner.BenchResult, error) {
-	var res runner.BenchResult
+func runEngineBench(ctx context.Context, executable string, e *engine.Engine, spec wire.BenchSpec) (wire.BenchResult, error) {
+	var res wire.BenchResult
 	spec.Engine = wire.EngineSpec{Dir: e.Dir, Llama: e.Libllama, GGML: e.Libggml, GGMLBase: e.Base}
 	in, err := json.Marshal(spec)
 	if err != nil {
@@ -105,9 +104,9 @@ func runEngineBench(ctx context.Context, executable string, e *engine.Engine, sp
 	return res, nil
 }
 
-func (a *app) printEngineBench(spec runner.BenchSpec, r runner.BenchResult) error {
-	prefill, decode := bench.Summarize(r.PrefillEach), bench.Summarize(r.DecodeEach)
-	row := func(name string, s bench.Summary) []string {
+func (a *app) printEngineBench(spec wire.BenchSpec, r wire.BenchResult) error {
+	prefill, decode := measure.Summarize(r.PrefillEach), measure.Summarize(r.DecodeEach)
+	row := func(name string, s measure.Summary) []string {
 		return []string{name, rate(s.Median), rate(s.Min), rate(s.Max), "tok/s"}
 	}
 	fmt.Fprintf(a.Stdout, "%s on llama.cpp %s, %d threads; load %.2f s\n", r.Model, r.Engine, r.Threads, r.LoadSeconds)

@@ -11,44 +11,19 @@ import (
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
-// BenchSpec says what the raw loop computes: no scheduler, no frames, no
-// server between the library and the clock.
-type BenchSpec struct {
-	Engine  wire.EngineSpec  `json:"engine"`
-	Load    wire.LoadRequest `json:"load"`
-	Prompt  int              `json:"prompt"`  // tokens of each prefill
-	Decode  int              `json:"decode"`  // tokens of each decode run
-	Streams int              `json:"streams"` // sequences decoded together
-	Repeat  int              `json:"repeat"`  // runs; medians are reported
-}
-
-func (s *BenchSpec) validate() error {
+func validateBench(s wire.BenchSpec) error {
 	if s.Prompt < 1 || s.Decode < 1 || s.Streams < 1 || s.Repeat < 1 {
 		return errors.New("bench: prompt, decode, streams and repeat must be at least 1")
 	}
 	return nil
 }
 
-// BenchResult is what Bench measured. Rates are tokens per second over all
-// streams, Each in the order of the runs.
-type BenchResult struct {
-	Engine      string    `json:"engine"` // version of the library
-	Model       string    `json:"model"`
-	Threads     int       `json:"threads"`
-	ChunkTokens int       `json:"chunk_tokens"`
-	LoadSeconds float64   `json:"load_seconds"`
-	PrefillEach []float64 `json:"prefill_each"`
-	DecodeEach  []float64 `json:"decode_each"`
-	Prefill     float64   `json:"prefill"` // median
-	Decode      float64   `json:"decode"`
-}
-
-// Bench measures and writes a BenchResult as JSON to standard output. It
+// Bench measures and writes a wire.BenchResult as JSON to standard output. It
 // returns the exit code.
-func Bench(spec BenchSpec) int {
+func Bench(spec wire.BenchSpec) int {
 	out, err := claimStdout()
 	if err == nil {
-		var res *BenchResult
+		var res *wire.BenchResult
 		if res, err = bench(spec); err == nil {
 			err = json.NewEncoder(out).Encode(res)
 		}
@@ -60,8 +35,8 @@ func Bench(spec BenchSpec) int {
 	return 0
 }
 
-func bench(spec BenchSpec) (*BenchResult, error) {
-	if err := spec.validate(); err != nil {
+func bench(spec wire.BenchSpec) (*wire.BenchResult, error) {
+	if err := validateBench(spec); err != nil {
 		return nil, err
 	}
 	runtime.LockOSThread()
@@ -80,7 +55,7 @@ func bench(spec BenchSpec) (*BenchResult, error) {
 		return nil, err
 	}
 	defer m.Close()
-	res := &BenchResult{Engine: info.Version, Model: m.info.Description, Threads: req.Threads, ChunkTokens: m.info.ChunkTokens, LoadSeconds: time.Since(begin).Seconds()}
+	res := &wire.BenchResult{Engine: info.Version, Model: m.info.Description, Threads: req.Threads, ChunkTokens: m.info.ChunkTokens, LoadSeconds: time.Since(begin).Seconds()}
 	for range spec.Repeat {
 		m.ctx.Clear()
 		begin := time.Now()
@@ -102,7 +77,7 @@ func bench(spec BenchSpec) (*BenchResult, error) {
 	return res, nil
 }
 
-func benchPrefill(m *loaded, spec BenchSpec, seq int) error {
+func benchPrefill(m *loaded, spec wire.BenchSpec, seq int) error {
 	items := make([]llama.Item, 0, m.info.ChunkTokens)
 	for done := 0; done < spec.Prompt; {
 		items = items[:0]
@@ -117,7 +92,7 @@ func benchPrefill(m *loaded, spec BenchSpec, seq int) error {
 	return nil
 }
 
-func benchDecode(m *loaded, spec BenchSpec) error {
+func benchDecode(m *loaded, spec wire.BenchSpec) error {
 	items := make([]llama.Item, spec.Streams)
 	for k := range spec.Decode {
 		for s := range items {
