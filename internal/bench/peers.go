@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
+
+	"github.com/skein-run/skein/internal/bench/load"
 )
 
 // PeersOptions say what is compared.
@@ -22,7 +25,8 @@ type PeersOptions struct {
 	Long        int // tokens of the prompt that interrupts
 	Running     int // streams that it interrupts
 	Chat        bool
-	// Only names the figures to measure: decode, ttft, gap. Empty: all.
+	TextTokens  int // of each compared answer; 0: texts are not compared
+	// Only names the figures to measure: decode, ttft, gap, text. Empty: all.
 	Only []string
 }
 
@@ -30,7 +34,7 @@ func (o PeersOptions) validate() (PeersOptions, error) {
 	if o.LlamaServer == "" {
 		return o, errors.New("say where llama-server is: --llama-server PATH; 'make bench-peers' builds it")
 	}
-	if o.Rounds < 1 || o.Decode < 4 || o.Prompt < 1 || o.Long < 1 || o.Running < 1 || o.Threads < 0 || o.Slots < 0 || o.Context < 0 {
+	if o.Rounds < 1 || o.Decode < 4 || o.Prompt < 1 || o.Long < 1 || o.Running < 1 || o.Threads < 0 || o.Slots < 0 || o.Context < 0 || o.TextTokens < 0 {
 		return o, errors.New("rounds, prompt, long prompt and running streams must be at least 1, decode tokens at least 4")
 	}
 	for _, n := range o.Streams {
@@ -38,10 +42,8 @@ func (o PeersOptions) validate() (PeersOptions, error) {
 			return o, fmt.Errorf("%d streams cannot be measured", n)
 		}
 	}
-	for _, name := range o.Only {
-		if !slices.Contains([]string{"decode", "ttft", "gap"}, name) {
-			return o, fmt.Errorf("there is no figure %q; there are decode, ttft and gap", name)
-		}
+	if err := known(o.Only, []string{"decode", "ttft", "gap", "text"}); err != nil {
+		return o, err
 	}
 	need := o.Running + 1
 	for _, n := range o.Streams {
@@ -53,25 +55,41 @@ func (o PeersOptions) validate() (PeersOptions, error) {
 	if o.Slots < need {
 		return o, fmt.Errorf("%d slots are too few for %d streams at once", o.Slots, need)
 	}
-	if least := o.Long + o.Decode + 128; o.Context == 0 {
-		o.Context = (least + 255) / 256 * 256
+	if o.Context == 0 {
+		o.Context = roomFor(o.Long, o.Decode)
+	}
+	if o.Context <= o.Long+1 {
+		return o, fmt.Errorf("a context of %d tokens has no room for a prompt of %d", o.Context, o.Long)
 	}
 	return o, nil
 }
 
-func (o *PeersOptions) wants(figure string) bool {
-	return len(o.Only) == 0 || slices.Contains(o.Only, figure)
+// roomFor is a context for the longest prompt, and for streams that outlast it.
+func roomFor(long, decode int) int { return (long + decode + 128 + 255) / 256 * 256 }
+
+// known refuses names of figures that do not exist.
+func known(only, figures []string) error {
+	for _, name := range only {
+		if !slices.Contains(figures, name) {
+			return fmt.Errorf("there is no figure %q; there are %s", name, strings.Join(figures, ", "))
+		}
+	}
+	return nil
+}
+
+func wanted(only []string, figure string) bool {
+	return len(only) == 0 || slices.Contains(only, figure)
 }
 
 // Figure compares one figure of two servers.
 type Figure struct {
-	Name   string  `json:"name"`
-	Unit   string  `json:"unit"`
-	Ours   Summary `json:"ours"`
-	Theirs Summary `json:"theirs"`
-	Ratio  float64 `json:"ratio"`  // of the medians, ours / theirs; 0: none
-	Rounds Summary `json:"rounds"` // ours / theirs within each round
-	Bar    string  `json:"bar"`    // what the ratio should be
+	Name   string       `json:"name"`
+	Unit   string       `json:"unit"`
+	Ours   load.Summary `json:"ours"`
+	Theirs load.Summary `json:"theirs"`
+	Ratio  float64      `json:"ratio"`  // of the medians, ours / theirs; 0: none
+	Rounds load.Summary `json:"rounds"` // ours / theirs within each round
+	Bar    string       `json:"bar"`    // what the ratio should be
 }
 
 // PeersResult is a comparison.
@@ -80,7 +98,8 @@ type PeersResult struct {
 	Figures []Figure `json:"figures"`
 	// IdleShare is the processor time that a server used while the other one
 	// was measured, as a part of what that one used.
-	IdleShare float64 `json:"idle_share"`
+	IdleShare float64     `json:"idle_share"`
+	Texts     *TextResult `json:"texts,omitempty"`
 }
 
 // figureRun measures one figure once on one server; round makes prompts new.
@@ -111,13 +130,16 @@ func Peers(ctx context.Context, h *Host, o PeersOptions) (*PeersResult, error) {
 	both := [2]*Server{ours, theirs}
 	figures := o.figures()
 	for _, s := range both {
-		if _, err := s.Client.Decode(ctx, stories(2, 16, o.Chat)); err != nil {
+		if _, err := s.Client.Decode(ctx, load.Stories(2, 16, o.Chat)); err != nil {
 			return nil, fmt.Errorf("warm up %s: %w", s.Name, err)
 		}
 	}
 	values := [2]map[string][]float64{{}, {}}
 	var busy, idle float64
 	for round := range o.Rounds {
+		if len(figures) == 0 {
+			break
+		}
 		for _, f := range figures {
 			for turn := range both {
 				who := (turn + round) % 2
@@ -147,9 +169,15 @@ func Peers(ctx context.Context, h *Host, o PeersOptions) (*PeersResult, error) {
 		if len(a) == 0 {
 			continue
 		}
-		row := Figure{Name: f.name, Unit: f.unit, Bar: f.bar, Ours: Summarize(a), Theirs: Summarize(b), Rounds: Summarize(ratios(a, b))}
-		row.Ratio = ratio(row.Ours.Median, row.Theirs.Median)
+		row := Figure{Name: f.name, Unit: f.unit, Bar: f.bar, Ours: load.Summarize(a), Theirs: load.Summarize(b), Rounds: load.Summarize(load.Ratios(a, b))}
+		row.Ratio = load.Ratio(row.Ours.Median, row.Theirs.Median)
 		res.Figures = append(res.Figures, row)
+	}
+	if o.TextTokens > 0 && wanted(o.Only, "text") {
+		h.Say("comparing texts")
+		if res.Texts, err = Texts(ctx, ours.Client, theirs.Client, Prompts(), o.TextTokens); err != nil {
+			return nil, err
+		}
 	}
 	return res, nil
 }
@@ -194,20 +222,20 @@ func (o *PeersOptions) gapName() string {
 func (o *PeersOptions) figures() []figureRun {
 	var out []figureRun
 	rows := o.rows()
-	if o.wants("decode") {
+	if wanted(o.Only, "decode") {
 		for _, n := range o.Streams {
 			out = append(out, figureRun{name: decodeName(n), run: func(ctx context.Context, s *Server, _ int) (map[string]float64, error) {
-				d, err := s.Client.Decode(ctx, stories(n, o.Decode, o.Chat))
+				d, err := s.Client.Decode(ctx, load.Stories(n, o.Decode, o.Chat))
 				return map[string]float64{decodeName(n): d.Rate}, err
 			}})
 		}
 	}
 	base := len(o.Streams)
-	if o.wants("ttft") {
+	if wanted(o.Only, "ttft") {
 		out = append(out, figureRun{name: "first token", run: func(ctx context.Context, s *Server, round int) (map[string]float64, error) {
 			got := map[string]float64{}
 			for _, f := range rows[base : base+2] {
-				t, err := s.Client.Stream(ctx, Request{Tokens: o.Model.Words.Prompt(o.Prompt, uint64(round)), MaxTokens: 4, IgnoreEnd: true}, nil)
+				t, err := s.Client.Stream(ctx, load.Request{Tokens: o.Model.Words.Prompt(o.Prompt, uint64(round)), MaxTokens: 4, IgnoreEnd: true}, nil)
 				if err != nil {
 					return nil, err
 				}
@@ -219,10 +247,10 @@ func (o *PeersOptions) figures() []figureRun {
 			return got, nil
 		}})
 	}
-	if o.wants("gap") {
+	if wanted(o.Only, "gap") {
 		out = append(out, figureRun{name: "worst gap", run: func(ctx context.Context, s *Server, round int) (map[string]float64, error) {
-			long := Request{Tokens: o.Model.Words.Prompt(o.Long, 1<<32+uint64(round)), MaxTokens: 2, IgnoreEnd: true}
-			got, err := s.Client.Interrupt(ctx, stories(o.Running, o.Context-128, o.Chat), long)
+			long := load.Request{Tokens: o.Model.Words.Prompt(o.Long, 1<<32+uint64(round)), MaxTokens: 2, IgnoreEnd: true}
+			got, err := s.Client.Interrupt(ctx, load.Stories(o.Running, o.Context-128, o.Chat), long)
 			return map[string]float64{rows[base+2].name: got.WorstGap, rows[base+3].name: got.Rate, rows[base+4].name: got.TTFT}, err
 		}})
 	}

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/shirou/gopsutil/v4/process"
+
+	"github.com/skein-run/skein/internal/bench/load"
 )
 
 const (
@@ -29,7 +31,7 @@ const (
 type Server struct {
 	Name   string // for tables: "skein", "llama-server"
 	URL    string
-	Client *Client
+	Client *load.Client
 	Start  time.Time // when its process was started
 
 	cmd  *exec.Cmd
@@ -170,7 +172,7 @@ type Model struct {
 	Paths []string // absolute; all parts in order
 	// Bundled: a node lists it without being told.
 	Bundled bool
-	Words   Words
+	Words   load.Words
 }
 
 // Sizes are the ways in which both sides of a comparison are started alike.
@@ -181,8 +183,8 @@ type Sizes struct {
 }
 
 // StartSkein starts a node with a new home, and waits until it serves. Without
-// load it serves and holds nothing.
-func (h *Host) StartSkein(ctx context.Context, m Model, load bool, size Sizes, more ...string) (*Server, error) {
+// loaded it serves and holds no model.
+func (h *Host) StartSkein(ctx context.Context, m Model, loaded bool, size Sizes, more ...string) (*Server, error) {
 	home, err := os.MkdirTemp(h.Dir, "home-")
 	if err != nil {
 		return nil, fmt.Errorf("start skein: %w", err)
@@ -196,7 +198,7 @@ func (h *Host) StartSkein(ctx context.Context, m Model, load bool, size Sizes, m
 		}
 	}
 	args := []string{"serve", "--api-host", "127.0.0.1", "--api-port", "0"}
-	if load {
+	if loaded {
 		args = append(args, "--load", m.Name)
 	}
 	if size.Slots > 0 {
@@ -222,7 +224,7 @@ func (h *Host) StartSkein(ctx context.Context, m Model, load bool, size Sizes, m
 	if s.URL, err = h.Address(home); err != nil {
 		return nil, s.failed(err)
 	}
-	if s.Client, err = NewClient(s.URL, m.Name, ""); err != nil {
+	if s.Client, err = load.NewClient(s.URL, m.Name, ""); err != nil {
 		return nil, s.failed(err)
 	}
 	return s, nil
@@ -258,7 +260,7 @@ func (h *Host) StartLlama(ctx context.Context, program string, m Model, size Siz
 		return nil, err
 	}
 	s.URL = "http://" + address
-	if s.Client, err = NewClient(s.URL, m.Name, ""); err != nil {
+	if s.Client, err = load.NewClient(s.URL, m.Name, ""); err != nil {
 		return nil, s.failed(err)
 	}
 	if err := s.healthy(ctx); err != nil {
@@ -278,7 +280,7 @@ func (s *Server) healthy(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		var status *StatusError
+		var status *load.StatusError
 		if errors.As(err, &status) && status.Status != http.StatusServiceUnavailable {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	measure "github.com/skein-run/skein/internal/bench"
+	"github.com/skein-run/skein/internal/bench/load"
 	"github.com/skein-run/skein/internal/engine"
 	"github.com/skein-run/skein/internal/home"
 	modelfiles "github.com/skein-run/skein/internal/library"
@@ -36,7 +37,7 @@ For the bare engine, without a server, there is 'skein engine bench'.`,
 			return cmd.Help()
 		},
 	}
-	cmd.AddCommand(newBenchPeersCommand(a))
+	cmd.AddCommand(newBenchNodeCommand(a), newBenchPeersCommand(a), newBenchLoadCommand(a))
 	return cmd
 }
 
@@ -96,7 +97,7 @@ func (a *app) measuredModel(ref string) (modelfiles.Entry, measure.Model, error)
 	if err = errors.Join(err, opened.Close()); err != nil {
 		return entry, measure.Model{}, fmt.Errorf("read the vocabulary of %s: %w", entry.Name, err)
 	}
-	words, err := measure.NewWords(vocabulary)
+	words, err := load.NewWords(vocabulary)
 	if err != nil {
 		return entry, measure.Model{}, fmt.Errorf("%s: %w", entry.Name, err)
 	}
@@ -109,6 +110,7 @@ func newBenchPeersCommand(a *app) *cobra.Command {
 		model, dir string
 		asJSON     bool
 		api        string
+		text       bool
 	)
 	cmd := &cobra.Command{
 		Use:   "peers --llama-server PATH --model MODEL [flags]",
@@ -127,6 +129,9 @@ llama-server with the same kernels and calls this.`,
 			}
 			if model == "" {
 				return usage(cmd, "say which model to measure with: --model FILE")
+			}
+			if !text && !slices.Contains(o.Only, "text") {
+				o.TextTokens = 0
 			}
 			entry, measured, err := a.measuredModel(model)
 			if err != nil {
@@ -164,7 +169,9 @@ llama-server with the same kernels and calls this.`,
 	f.IntVar(&o.Prompt, "prompt-tokens", 512, "tokens of the prompt whose first token is timed")
 	f.IntVar(&o.Long, "long-tokens", 2000, "tokens of the prompt that arrives among running streams")
 	f.IntVar(&o.Running, "running", 4, "streams that run when it arrives")
-	f.StringSliceVar(&o.Only, "only", nil, "measure only these `FIGURES` of decode, ttft, gap")
+	f.BoolVar(&text, "text", false, "compare the greedy answers to 30 questions, too")
+	f.IntVar(&o.TextTokens, "text-tokens", 64, "tokens of each compared answer")
+	f.StringSliceVar(&o.Only, "only", nil, "measure only these `FIGURES`: decode, ttft, gap, text")
 	f.StringVar(&api, "api", "completions", "endpoint of the streams: completions or chat")
 	addEngineDirFlag(cmd, &dir)
 	addJSONFlag(cmd, &asJSON)
@@ -174,5 +181,139 @@ llama-server with the same kernels and calls this.`,
 func (a *app) printPeers(r *measure.PeersResult) error {
 	fmt.Fprintf(a.Stdout, "slots %d, context of each %d, threads %d; the idle server used %.1f %% of the time of the measured one\n",
 		r.Sizes.Slots, r.Sizes.Context, r.Sizes.Threads, 100*r.IdleShare)
-	return table(a.Stdout, r.Table(), 4)
+	if len(r.Figures) > 0 {
+		if err := table(a.Stdout, r.Table(), 4); err != nil {
+			return err
+		}
+	}
+	if r.Texts != nil {
+		fmt.Fprintln(a.Stdout, r.Texts)
+	}
+	return nil
+}
+
+func newBenchNodeCommand(a *app) *cobra.Command {
+	var (
+		o          measure.NodeOptions
+		small, dir string
+		asJSON     bool
+	)
+	cmd := &cobra.Command{
+		Use:   "node MODEL [flags]",
+		Short: "Measure a node by itself: overhead, gaps, start, memory, soak",
+		Long: `Start nodes with MODEL, a name or a .gguf file, and measure what needs nothing
+to compare with: a stream over HTTP beside the bare engine, the worst wait of
+running streams while a long prompt arrives, and, with the demo model, the time
+to start, the memory of an idle node, and a soak with many cancelled requests.`,
+		Args: need(1, 1, "say which model to measure with: skein bench node MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			entry, model, err := a.measuredModel(args[0])
+			if err != nil {
+				return err
+			}
+			o.Model, o.Small, o.Soak.Threads = model, model, o.Threads
+			if small != "" {
+				if _, o.Small, err = a.measuredModel(small); err != nil {
+					return err
+				}
+			}
+			h, done, err := a.benchHost(entry, dir)
+			if err != nil {
+				return err
+			}
+			res, err := measure.Node(cmd.Context(), h, o)
+			if err = errors.Join(err, done()); err != nil {
+				return err
+			}
+			if asJSON {
+				return a.printJSON(res)
+			}
+			if err := table(a.Stdout, res.Table()); err != nil {
+				return err
+			}
+			if res.Soak != nil {
+				fmt.Fprintf(a.Stdout, "soak: %s\n", res.Soak)
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&small, "small", "skein-demo-4m-q8_0", "`MODEL` for start, memory and soak; empty: the measured one")
+	f.IntVar(&o.Rounds, "rounds", 7, "times each figure is measured")
+	f.IntVar(&o.Threads, "threads", 0, "processor threads; 0: as the node chooses")
+	f.IntVar(&o.Decode, "decode-tokens", 256, "tokens of the stream over HTTP")
+	f.IntVar(&o.Long, "long-tokens", 2000, "tokens of the prompt that arrives among running streams")
+	f.IntVar(&o.Running, "running", 4, "streams that run when it arrives")
+	f.IntVar(&o.Soak.Connections, "soak-connections", 500, "idle connections of the soak")
+	f.IntVar(&o.Soak.Streams, "soak-streams", 64, "streams of the soak at once, and slots of its node")
+	f.IntVar(&o.Soak.Requests, "soak-requests", 10000, "requests of the soak in sum")
+	f.Uint64Var(&o.Soak.Seed, "seed", 1, "of the soak's random choices")
+	f.StringSliceVar(&o.Only, "only", nil, "measure only these `FIGURES`: http, gap, start, memory, soak")
+	addEngineDirFlag(cmd, &dir)
+	addJSONFlag(cmd, &asJSON)
+	return cmd
+}
+
+// loadResult is what `skein bench load --json` prints.
+type loadResult struct {
+	Model   string       `json:"model"`
+	Streams int          `json:"streams"`
+	Decode  load.Summary `json:"decode"`    // tokens a second of all streams together
+	TTFT    load.Summary `json:"ttft"`      // of the last stream to begin, seconds
+	Gap     load.Summary `json:"worst_gap"` // seconds
+}
+
+func newBenchLoadCommand(a *app) *cobra.Command {
+	var (
+		url, model, api         string
+		streams, tokens, rounds int
+		asJSON                  bool
+	)
+	cmd := &cobra.Command{
+		Use:   "load --url URL --model NAME [flags]",
+		Short: "Measure streams on a server that is running already",
+		Args:  need(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case url == "" || model == "":
+				return usage(cmd, "say which server and model: --url http://127.0.0.1:52415 --model NAME")
+			case streams < 1 || rounds < 1 || tokens < 4:
+				return usage(cmd, "--streams and --rounds must be at least 1, --decode-tokens at least 4")
+			case api != "chat" && api != "completions":
+				return usage(cmd, "--api must be completions or chat, not %q", api)
+			}
+			c, err := load.NewClient(url, model, a.flagOr(a.apiKey, "SKEIN_API_KEY"))
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			var rates, firsts, gaps []float64
+			for range rounds {
+				d, err := c.Decode(cmd.Context(), load.Stories(streams, tokens, api == "chat"))
+				if err != nil {
+					return fmt.Errorf("measure %s: %w", url, err)
+				}
+				rates, firsts, gaps = append(rates, d.Rate), append(firsts, d.TTFT), append(gaps, d.WorstGap)
+			}
+			res := loadResult{Model: model, Streams: streams, Decode: load.Summarize(rates), TTFT: load.Summarize(firsts), Gap: load.Summarize(gaps)}
+			if asJSON {
+				return a.printJSON(res)
+			}
+			return table(a.Stdout, [][]string{
+				{"FIGURE", "MEDIAN (RANGE)", "UNIT"},
+				{fmt.Sprintf("decode, streams: %d", streams), res.Decode.Spread("%.1f"), "tok/s"},
+				{"first token of the last stream", res.TTFT.Spread("%.4f"), "s"},
+				{"worst gap", res.Gap.Spread("%.4f"), "s"},
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&url, "url", "", "`URL` of the server")
+	f.StringVar(&model, "model", "", "`NAME` of the model there")
+	f.IntVar(&streams, "streams", 1, "streams at once")
+	f.IntVar(&tokens, "decode-tokens", 128, "tokens of each stream")
+	f.IntVar(&rounds, "rounds", 5, "times it is measured")
+	f.StringVar(&api, "api", "completions", "endpoint: completions or chat")
+	addJSONFlag(cmd, &asJSON)
+	return cmd
 }

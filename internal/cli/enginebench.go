@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	measure "github.com/skein-run/skein/internal/bench"
+	"github.com/skein-run/skein/internal/bench/load"
 	"github.com/skein-run/skein/internal/engine"
 	modelfiles "github.com/skein-run/skein/internal/library"
 	"github.com/skein-run/skein/internal/runner/wire"
@@ -105,8 +105,8 @@ func runEngineBench(ctx context.Context, executable string, e *engine.Engine, sp
 }
 
 func (a *app) printEngineBench(spec wire.BenchSpec, r wire.BenchResult) error {
-	prefill, decode := measure.Summarize(r.PrefillEach), measure.Summarize(r.DecodeEach)
-	row := func(name string, s measure.Summary) []string {
+	prefill, decode := load.Summarize(r.PrefillEach), load.Summarize(r.DecodeEach)
+	row := func(name string, s load.Summary) []string {
 		return []string{name, rate(s.Median), rate(s.Min), rate(s.Max), "tok/s"}
 	}
 	fmt.Fprintf(a.Stdout, "%s on llama.cpp %s, %d threads; load %.2f s\n", r.Model, r.Engine, r.Threads, r.LoadSeconds)

@@ -1,4 +1,4 @@
-package bench
+package load
 
 import (
 	"fmt"
@@ -19,12 +19,12 @@ func Summarize(values []float64) Summary {
 	if len(values) == 0 {
 		return Summary{}
 	}
-	return Summary{Median: quantile(values, 0.5), Min: slices.Min(values), Max: slices.Max(values), Each: values}
+	return Summary{Median: Quantile(values, 0.5), Min: slices.Min(values), Max: slices.Max(values), Each: values}
 }
 
-// quantile gives the value below which a part q (0..1) of the values lies,
+// Quantile gives the value below which a part q (0..1) of the values lies,
 // between two of them where it falls there. There must be a value.
-func quantile(values []float64, q float64) float64 {
+func Quantile(values []float64, q float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
 	at := q * float64(len(sorted)-1)
 	low := int(math.Floor(at))
@@ -32,27 +32,27 @@ func quantile(values []float64, q float64) float64 {
 	return sorted[low] + (at-float64(low))*(sorted[high]-sorted[low])
 }
 
-// ratio divides; 0 stands for no ratio, since JSON has no infinity.
-func ratio(a, b float64) float64 {
+// Ratio divides; 0 stands for no ratio, since JSON has no infinity.
+func Ratio(a, b float64) float64 {
 	if b == 0 {
 		return 0
 	}
 	return a / b
 }
 
-// ratios divides round by round: both were measured under the same load of the
+// Ratios divides round by round: both were measured under the same load of the
 // machine, so their ratio is steadier than either.
-func ratios(a, b []float64) []float64 {
+func Ratios(a, b []float64) []float64 {
 	n := min(len(a), len(b))
 	out := make([]float64, 0, n)
 	for i := range n {
-		out = append(out, ratio(a[i], b[i]))
+		out = append(out, Ratio(a[i], b[i]))
 	}
 	return out
 }
 
-// spread writes "median (min..max)".
-func (s Summary) spread(format string) string {
+// Spread writes "median (min..max)".
+func (s Summary) Spread(format string) string {
 	if len(s.Each) == 0 {
 		return "-"
 	}

@@ -1,4 +1,4 @@
-package bench
+package load
 
 import (
 	"fmt"
@@ -45,22 +45,22 @@ func (w Words) Prompt(n int, seed uint64) []int32 {
 	return out
 }
 
-// story is a text to be gone on with. Streams of one measurement get different
+// Story is a text to be gone on with. Streams of one measurement get different
 // ones.
-func story(n int) string {
+func Story(n int) string {
 	places := []string{"a lighthouse by the sea", "a village in the hills", "a city of glass", "an old mill", "a ship far from land", "a quiet valley", "a house full of clocks"}
 	people := []string{"a girl who could talk to birds", "an old baker", "a boy with a map", "two sisters", "a tired king", "a doctor", "a captain without a crew", "a gardener", "a clockmaker"}
 	return fmt.Sprintf("Chapter %d\n\nOnce upon a time, in %s, there lived %s. Every morning", n+1, places[n%len(places)], people[n%len(people)])
 }
 
-// stories makes n requests of the same length.
-func stories(n, tokens int, chat bool) []Request {
+// Stories makes n requests of tokens each, over chat or plain completion.
+func Stories(n, tokens int, chat bool) []Request {
 	out := make([]Request, n)
 	for i := range out {
-		out[i] = Request{Prompt: story(i), MaxTokens: tokens, IgnoreEnd: true}
+		out[i] = Request{Prompt: Story(i), MaxTokens: tokens, IgnoreEnd: true}
 		if chat {
 			out[i].Prompt = ""
-			out[i].Messages = []Message{{Role: "user", Content: "Go on with this story, and make it a long one: " + story(i)}}
+			out[i].Messages = []Message{{Role: "user", Content: "Go on with this story, and make it a long one: " + Story(i)}}
 		}
 	}
 	return out

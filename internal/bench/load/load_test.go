@@ -1,4 +1,4 @@
-package bench
+package load
 
 import (
 	"bytes"
@@ -106,7 +106,7 @@ func TestQuantile(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		values := rapid.SliceOfN(rapid.Float64Range(-1e6, 1e6), 1, 50).Draw(t, "values")
 		q := rapid.Float64Range(0, 1).Draw(t, "q")
-		got := quantile(values, q)
+		got := Quantile(values, q)
 		below, above := 0, 0
 		for _, v := range values {
 			if v < got {
@@ -124,7 +124,7 @@ func TestQuantile(t *testing.T) {
 }
 
 func TestRatioHasNoInfinity(t *testing.T) {
-	got := ratios([]float64{1, 2, 3}, []float64{2, 0})
+	got := Ratios([]float64{1, 2, 3}, []float64{2, 0})
 	if diff := cmp.Diff([]float64{0.5, 0}, got); diff != "" {
 		t.Error(diff)
 	}

@@ -1,4 +1,4 @@
-package bench
+package load
 
 import (
 	"bytes"
@@ -32,6 +32,9 @@ func NewClient(base, model, key string) (*Client, error) {
 		http: &http.Client{Transport: t}, transport: t,
 	}, nil
 }
+
+// Model is the name that requests ask for.
+func (c *Client) Model() string { return c.model }
 
 // Close ends idle connections.
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
