@@ -55,7 +55,7 @@ func TestSameRequestSameText(t *testing.T) {
 		{"seed and all samplers", []any{"temperature", 0.9, "seed", 42, "top_p", 0.95, "top_k", 60, "min_p", 0.01, "repeat_penalty", 1.1, "presence_penalty", 0.2}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			body := append([]any{"max_tokens", 200, "logit_bias", map[string]int{"2": -100}}, tt.more...)
+			body := append([]any{"max_tokens", 200, "ignore_eos", true}, tt.more...)
 			first := n.answer(demo, history, body...)
 			if len(first) < 100 {
 				t.Fatalf("only %q", first)
@@ -92,7 +92,7 @@ func TestSameRequestSameText(t *testing.T) {
 
 // A fresh node gives the text of another one.
 func TestSameTextAfterRestart(t *testing.T) {
-	body := []any{"temperature", 1, "seed", 11, "max_tokens", 100, "logit_bias", map[string]int{"2": -100}}
+	body := []any{"temperature", 1, "seed", 11, "max_tokens", 100, "ignore_eos", true}
 	var texts []string
 	for range 2 {
 		n := startDemo(t)

@@ -29,10 +29,10 @@ func startPatient(t *testing.T, args ...string) *node {
 	return start(t, options{args: append([]string{"--models-dir", dir, "--load", patient, "--context", fmt.Sprint(1 << 15)}, args...)})
 }
 
-// endless is a streamed request for patient: the end token is forbidden, so
+// endless is a streamed request for patient: end tokens mean nothing, so
 // that the answer goes on to the end of the context.
 func endless() string {
-	return ask(patient, "What is Skein?", "stream", true, "max_tokens", 30000, "logit_bias", map[string]int{"2": -100})
+	return ask(patient, "What is Skein?", "stream", true, "max_tokens", 30000, "ignore_eos", true)
 }
 
 // freeze stops the only runner, so that what runs stays running, until the
@@ -122,11 +122,14 @@ func TestStopWhileStarting(t *testing.T) {
 
 func TestRunningStreamFinishesWithinDrain(t *testing.T) {
 	n := startPatient(t)
-	s := n.open("/v1/chat/completions", ask(patient, "What is Skein?", "stream", true, "max_tokens", 600, "logit_bias", map[string]int{"2": -100}))
+	s := n.open("/v1/chat/completions", ask(patient, "What is Skein?", "stream", true, "max_tokens", 600, "ignore_eos", true))
 	first := s.text()
 	thaw := n.freeze()
 	n.signal(os.Interrupt)
-	n.stderr.wait(t, "stopping")
+	eventually(t, "the node to be not ready", func() bool {
+		r, err := n.try(http.MethodGet, "/readyz", "")
+		return err != nil || r.status == http.StatusServiceUnavailable
+	})
 	// New requests are refused meanwhile, by an answer or by a closed port.
 	if r, err := n.try(http.MethodPost, "/v1/chat/completions", ask(demo, "Hello")); err == nil {
 		r.want(t, http.StatusServiceUnavailable, "service_unavailable", "stopping")
