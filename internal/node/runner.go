@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"os"
 	"sync"
 
 	"github.com/skein-run/skein/internal/config"
@@ -26,6 +27,9 @@ func (n *Node) startRunner(found *engine.Engine) func(worker.Entry, wire.LoadReq
 	return func(e worker.Entry, load wire.LoadRequest) (worker.Runner, error) {
 		return supervise.Start(supervise.Options{
 			Executable: n.opts.Executable, Build: n.opts.Version, Name: e.Name,
+			// On an abort the library would attach a debugger to its own process
+			// to print a backtrace; the message is all that helps here.
+			Env: append(os.Environ(), "GGML_NO_BACKTRACE=1"),
 			Engine: EngineSpec(found), Load: load, LoadBytes: e.SizeBytes, Logger: n.log,
 		})
 	}
