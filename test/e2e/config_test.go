@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -172,14 +173,9 @@ func TestForeignLibrary(t *testing.T) {
 	r.want(t, 1, "llama", "0.5.0", "skein engine install")
 }
 
+// matchLib tells whether a file is the library of that name: "libllama.so",
+// "libllama.v0.5.0.so", and not "libllama-other.so".
 func matchLib(file, name string) bool {
-	rest, ok := cutPrefix(file, name)
-	return ok && rest[0] == '.'
-}
-
-func cutPrefix(s, prefix string) (string, bool) {
-	if len(s) <= len(prefix) || s[:len(prefix)] != prefix {
-		return "", false
-	}
-	return s[len(prefix):], true
+	rest, ok := strings.CutPrefix(file, name)
+	return ok && strings.HasPrefix(rest, ".")
 }
