@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -84,7 +85,8 @@ type answer struct {
 }
 
 // greedy asks for the most probable answer to a question.
-func greedy(ctx context.Context, c *load.Client, question string, tokens int) (answer, error) {
+// Extra fields go along; one server's words may be unknown to the other.
+func greedy(ctx context.Context, c *load.Client, question string, tokens int, extra map[string]any) (answer, error) {
 	var got struct {
 		Choices []struct {
 			Message  load.Message `json:"message"`
@@ -95,11 +97,12 @@ func greedy(ctx context.Context, c *load.Client, question string, tokens int) (a
 		} `json:"choices"`
 		Usage load.Usage `json:"usage"`
 	}
-	err := c.Call(ctx, "/v1/chat/completions", map[string]any{
+	body := map[string]any{
 		"model": c.Model(), "messages": []load.Message{{Role: "user", Content: question}},
 		"max_tokens": tokens, "temperature": 0, "logprobs": true, "top_logprobs": rivals,
-	}, &got)
-	if err != nil {
+	}
+	maps.Copy(body, extra)
+	if err := c.Call(ctx, "/v1/chat/completions", body, &got); err != nil {
 		return answer{}, err
 	}
 	if len(got.Choices) != 1 {
@@ -114,11 +117,13 @@ func Texts(ctx context.Context, ours, theirs *load.Client, prompts []string, tok
 	res := &TextResult{Prompts: len(prompts), Differences: []Difference{}}
 	var noise []float64
 	for _, p := range prompts {
-		a, err := greedy(ctx, ours, p, tokens)
+		a, err := greedy(ctx, ours, p, tokens, nil)
 		if err != nil {
 			return nil, fmt.Errorf("ask skein %q: %w", p, err)
 		}
-		b, err := greedy(ctx, theirs, p, tokens)
+		// Every prompt is computed whole: what an earlier one left in its cache
+		// would change the batches, and with them the rounding.
+		b, err := greedy(ctx, theirs, p, tokens, map[string]any{"cache_prompt": false})
 		if err != nil {
 			return nil, fmt.Errorf("ask llama-server %q: %w", p, err)
 		}
