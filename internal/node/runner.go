@@ -29,7 +29,7 @@ func (n *Node) startRunner(found *engine.Engine) func(worker.Entry, wire.LoadReq
 			Executable: n.opts.Executable, Build: n.opts.Version, Name: e.Name,
 			// On an abort the library would attach a debugger to its own process
 			// to print a backtrace; the message is all that helps here.
-			Env: append(os.Environ(), "GGML_NO_BACKTRACE=1"),
+			Env:    append(os.Environ(), "GGML_NO_BACKTRACE=1"),
 			Engine: EngineSpec(found), Load: load, LoadBytes: e.SizeBytes, Logger: n.log,
 		})
 	}
