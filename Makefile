@@ -90,7 +90,7 @@ fuzz: build ## every fuzz target for FUZZTIME (10s)
 	@sh scripts/fuzz.sh
 
 bench: build $(SMOLLM) ## the table of figures of docs/benchmarks.md, on an idle machine
-	@bin/skein bench node --model $(SMOLLM) $(BENCHFLAGS)
+	@bin/skein bench node $(SMOLLM) $(BENCHFLAGS)
 
 bench-peers: build $(SMOLLM) ## the same beside llama-server, which is built first (6 minutes, once)
 	@server=$$(sh scripts/llama-server.sh) && bin/skein bench peers --text --llama-server "$$server" --model $(SMOLLM) $(BENCHFLAGS)
