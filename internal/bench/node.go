@@ -107,10 +107,9 @@ func (o *NodeOptions) overHTTP(ctx context.Context, h *Host) ([]NodeRow, error) 
 		raw = append(raw, r.Decode)
 		return err
 	}
-	if err := overHTTP(); err != nil { // warms up
+	if err := s.warm(ctx); err != nil {
 		return nil, err
 	}
-	stream = nil
 	for round := range o.Rounds {
 		turns := []func() error{overHTTP, bare}
 		if round%2 == 1 {
@@ -138,8 +137,8 @@ func (o *NodeOptions) gap(ctx context.Context, h *Host) ([]NodeRow, error) {
 		return nil, err
 	}
 	defer s.Stop()
-	if _, err := s.Client.Decode(ctx, load.Stories(o.Running, 16, false)); err != nil {
-		return nil, fmt.Errorf("warm up: %w", err)
+	if err := s.warm(ctx); err != nil {
+		return nil, err
 	}
 	var gaps, quiet, chunks []float64
 	tokens := 0

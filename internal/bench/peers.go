@@ -130,8 +130,8 @@ func Peers(ctx context.Context, h *Host, o PeersOptions) (*PeersResult, error) {
 	both := [2]*Server{ours, theirs}
 	figures := o.figures()
 	for _, s := range both {
-		if _, err := s.Client.Decode(ctx, load.Stories(2, 16, o.Chat)); err != nil {
-			return nil, fmt.Errorf("warm up %s: %w", s.Name, err)
+		if err := s.warm(ctx); err != nil {
+			return nil, err
 		}
 	}
 	values := [2]map[string][]float64{{}, {}}

@@ -99,6 +99,17 @@ func (s *Server) Stop() {
 	<-s.end // exec kills it after stopTime
 }
 
+// warm has a server compute a little, so that what it makes on first use is
+// there.
+func (s *Server) warm(ctx context.Context) error {
+	for _, r := range load.Stories(2, 16, true) {
+		if _, err := s.Client.Stream(ctx, r, nil); err != nil {
+			return fmt.Errorf("warm up %s: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
 // failed says why the server did not come up, with its last words.
 func (s *Server) failed(cause error) error {
 	s.Stop()

@@ -79,16 +79,17 @@ func Soak(ctx context.Context, h *Host, m Model, o SoakOptions) (*SoakResult, er
 		return nil, err
 	}
 	defer s.Stop()
+	fresh, err := s.holdings()
+	if err != nil {
+		return nil, err
+	}
 	// All that a node makes on first use is made before counting.
 	if _, err := s.Client.Decode(ctx, load.Stories(o.Streams, 4*o.Streams, false)); err != nil {
 		return nil, fmt.Errorf("warm up: %w", err)
 	}
 	s.Client.Close()
 	res := &SoakResult{}
-	if res.Before, err = s.holdings(); err != nil {
-		return nil, err
-	}
-	if res.Before, err = s.settle(ctx, 8); err != nil { // the listener, pipes and the like
+	if res.Before, err = s.settle(ctx, fresh.Files); err != nil {
 		return nil, err
 	}
 	idle, err := openIdle(ctx, strings.TrimPrefix(s.URL, "http://"), o.Connections)
