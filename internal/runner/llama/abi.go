@@ -48,6 +48,10 @@ type batch struct {
 	token, embd, pos, nSeq, seqID, logits unsafe.Pointer
 }
 
+// poolParamsSize is more than the size of struct ggml_threadpool_params, 526
+// bytes in the pinned release. The library fills it, and only it reads it.
+const poolParamsSize = 1024
+
 // Values of the enums that we read or write.
 const (
 	ggmlTypeF16       = 1
@@ -59,6 +63,7 @@ const (
 	flashAttnAuto     = -1
 	unspecified       = -1
 	attrControl       = 1 << 3
+	deviceTypeCPU     = 0
 	deviceTypeGPU     = 1
 	deviceTypeIGPU    = 2
 	deviceTypeAccel   = 3

@@ -24,6 +24,7 @@ type Context struct {
 	mem    uintptr
 	vocab  int
 	batch  *batchMemory
+	pool   uintptr // of compute threads; 0: none
 }
 
 // NewContext allocates state for o.Sequences sequences.
@@ -45,7 +46,24 @@ func (m *Model) NewContext(o ContextOptions) (*Context, error) {
 	if h == 0 {
 		return nil, fmt.Errorf("open a context of %d x %d tokens: %s", o.Sequences, o.ContextSeq, l.logs.cause())
 	}
-	return &Context{model: m, handle: h, mem: l.contextMemory(h), vocab: m.Vocabulary(), batch: newBatchMemory(o.BatchTokens)}, nil
+	c := &Context{model: m, handle: h, mem: l.contextMemory(h), vocab: m.Vocabulary(), batch: newBatchMemory(o.BatchTokens)}
+	c.attachPool(o.Threads)
+	return c, nil
+}
+
+// attachPool gives the context compute threads of its own. Without them the
+// library starts and joins threads for every batch, which costs a small model
+// a tenth of its speed (docs/benchmarks.md).
+func (c *Context) attachPool(threads int) {
+	l := c.model.lib
+	if threads < 2 || l.poolNew == nil {
+		return
+	}
+	var params [poolParamsSize]byte
+	l.poolParams(unsafe.Pointer(&params[0]), int32(threads))
+	if c.pool = l.poolNew(unsafe.Pointer(&params[0])); c.pool != 0 {
+		l.attachPool(c.handle, c.pool, c.pool)
+	}
 }
 
 func cbool(b bool) uint8 {
@@ -59,6 +77,9 @@ func cbool(b bool) uint8 {
 func (c *Context) Close() {
 	c.model.lib.contextFree(c.handle)
 	c.handle = 0
+	if c.pool != 0 {
+		c.model.lib.poolFree(c.pool)
+	}
 	c.batch.pin.Unpin()
 }
 

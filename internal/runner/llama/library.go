@@ -80,6 +80,11 @@ type Library struct {
 	devType                          func(uintptr) int32
 	devReg                           func(uintptr) uintptr
 	regName                          func(uintptr) string
+	regProc                          func(uintptr, string) uintptr
+	poolParams                       func(unsafe.Pointer, int32)
+	attachPool                       func(uintptr, uintptr, uintptr)
+	poolNew                          func(unsafe.Pointer) uintptr // nil: the CPU backend has none
+	poolFree                         func(uintptr)
 
 	progress *progressHook
 }
@@ -119,6 +124,7 @@ func Open(f Files, log func(level int, line string)) (*Library, error) {
 	l.progress.callback = progressCallback(l.progress)
 	l.loadBackends(f.Dir)
 	l.backendInit()
+	l.bindPool()
 	if l.devCount() == 0 {
 		return nil, &ABIError{Found: "no compute backend in " + f.Dir + " (libggml-cpu-* is missing)", Fix: installFix}
 	}
@@ -149,7 +155,8 @@ func (l *Library) bind(base, ggml, llama uintptr) error {
 		"llama_model_default_params": &l.modelDefaults, "llama_context_default_params": &l.contextDefaults,
 		"llama_model_load_from_file": &l.modelLoad, "llama_model_load_from_splits": &l.modelLoadSplits,
 		"llama_model_free": &l.modelFree, "llama_init_from_model": &l.contextNew, "llama_free": &l.contextFree,
-		"llama_get_memory": &l.contextMemory, "llama_n_ctx_seq": &l.nCtxSeq,
+		"llama_attach_threadpool": &l.attachPool,
+		"llama_get_memory":        &l.contextMemory, "llama_n_ctx_seq": &l.nCtxSeq,
 		"llama_decode": &l.decode, "llama_get_logits_ith": &l.logitsIth, "llama_synchronize": &l.synchronize,
 		"llama_model_get_vocab": &l.modelVocab, "llama_model_desc": &l.modelDesc,
 		"llama_model_size": &l.modelSize, "llama_model_n_params": &l.modelParamCount,
@@ -180,6 +187,7 @@ func (l *Library) bind(base, ggml, llama uintptr) error {
 		"ggml_backend_dev_name": &l.devName, "ggml_backend_dev_description": &l.devDescription,
 		"ggml_backend_dev_memory": &l.devMemory, "ggml_backend_dev_type": &l.devType,
 		"ggml_backend_dev_backend_reg": &l.devReg, "ggml_backend_reg_name": &l.regName,
+		"ggml_backend_reg_get_proc_address": &l.regProc, "ggml_threadpool_params_init": &l.poolParams,
 	} {
 		reg(base, fn, name)
 	}
@@ -187,6 +195,24 @@ func (l *Library) bind(base, ggml, llama uintptr) error {
 		return &ABIError{Found: "a library without the symbols " + strings.Join(missing, ", "), Fix: installFix}
 	}
 	return nil
+}
+
+// bindPool finds the CPU backend's thread pool, which lives in whichever
+// variant of it ggml chose for this machine.
+func (l *Library) bindPool() {
+	for i := range l.devCount() {
+		d := l.devGet(i)
+		if l.devType(d) != deviceTypeCPU {
+			continue
+		}
+		reg := l.devReg(d)
+		create, free := l.regProc(reg, "ggml_threadpool_new"), l.regProc(reg, "ggml_threadpool_free")
+		if create != 0 && free != 0 {
+			purego.RegisterFunc(&l.poolNew, create)
+			purego.RegisterFunc(&l.poolFree, free)
+		}
+		return
+	}
 }
 
 // VersionString is what the library calls itself, e.g. "0.5.0-dev".

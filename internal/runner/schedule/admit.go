@@ -68,7 +68,7 @@ func (s *Scheduler) bestSource(j *Job) (src int, snap *Snapshot, n int) {
 
 // destination picks the slot for a job whose prefix comes from slot src (-1:
 // from elsewhere): src itself if it is free and little is lost there, else
-// the free slot that holds least, the least recently used on a tie.
+// the free slot that is cheapest to overwrite.
 func (s *Scheduler) destination(src, n int) int {
 	if src >= 0 && s.slots[src].job == nil {
 		if !s.cfg.Rewindable || s.slots[src].valuable(s.cfg.Reuse)-n < s.cfg.Chunk {
@@ -77,25 +77,34 @@ func (s *Scheduler) destination(src, n int) int {
 	}
 	best := -1
 	for i := range s.slots {
-		sl := &s.slots[i]
-		if sl.job != nil {
-			continue
-		}
-		if best < 0 || s.cheaper(sl, &s.slots[best]) {
+		if s.slots[i].job == nil && (best < 0 || s.cheaper(i, best)) {
 			best = i
 		}
 	}
 	return best
 }
 
-// cheaper tells that overwriting a loses less than overwriting b. Empty slots
-// go first, then the least recently used.
-func (s *Scheduler) cheaper(a, b *slot) bool {
-	ea, eb := a.valuable(s.cfg.Reuse) < s.cfg.Chunk, b.valuable(s.cfg.Reuse) < s.cfg.Chunk
-	if ea != eb {
-		return ea
+// cheaper tells that overwriting slot a costs less than overwriting slot b.
+func (s *Scheduler) cheaper(a, b int) bool {
+	// What can't be spilled to host memory would have to be computed again.
+	if la, lb := s.cache.limit == 0 && s.holds(a), s.cache.limit == 0 && s.holds(b); la != lb {
+		return lb
 	}
-	return a.used < b.used
+	// The library computes neighbours in one batch and others one by one.
+	if na, nb := s.besideBusy(a), s.besideBusy(b); na != nb {
+		return na
+	}
+	if ha, hb := s.holds(a), s.holds(b); ha != hb {
+		return hb
+	}
+	return s.slots[a].used < s.slots[b].used
+}
+
+// holds tells that slot i has something worth keeping.
+func (s *Scheduler) holds(i int) bool { return s.slots[i].valuable(s.cfg.Reuse) >= s.cfg.Chunk }
+
+func (s *Scheduler) besideBusy(i int) bool {
+	return i > 0 && s.slots[i-1].job != nil || i+1 < len(s.slots) && s.slots[i+1].job != nil
 }
 
 // spill saves what slot i holds beyond its first keep tokens to host memory,

@@ -146,6 +146,35 @@ func TestCacheKeepsItsLimit(t *testing.T) {
 	}
 }
 
+func TestStreamsStandSideBySide(t *testing.T) {
+	s := mustNew(t, Config{Slots: 8, Context: 256, Chunk: 16, Rewindable: true, CacheBytes: 1 << 20})
+	m := newMachine(t, 8, 16, true)
+	// Use all slots, and let them end in another order than they began.
+	for i := range 8 {
+		if err := s.Add(&Job{Prompt: tokens(40, i), Max: 1 + (i*5)%8}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.drain(s)
+	var jobs []*Job
+	for i := range 4 {
+		j := &Job{Prompt: tokens(40, 20+i), Max: 10}
+		jobs = append(jobs, j)
+		if err := s.Add(j); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.step(s)
+	lo, hi := 8, 0
+	for _, j := range jobs {
+		lo, hi = min(lo, j.Slot()), max(hi, j.Slot())
+	}
+	if hi-lo != 3 {
+		t.Errorf("four streams lie in slots %d to %d", lo, hi)
+	}
+	m.drain(s)
+}
+
 func TestRefusals(t *testing.T) {
 	s := mustNew(t, Config{Slots: 1, Context: 32, Chunk: 8, Pending: 1, Rewindable: true})
 	var ce *ContextError
