@@ -54,11 +54,11 @@ func hasGPU(info wire.EngineInfo) bool {
 }
 
 // Sizes of the prompt chunk. A chunk bounds how long running streams wait for
-// an arriving prompt, and is the grid of prefix reuse. On a CPU 128 tokens are
-// within 3 % of the speed of 512 (docs/benchmarks.md); larger models take
-// smaller ones, GPUs larger.
+// an arriving prompt, and is the grid of prefix reuse. Smaller ones keep the
+// streams smoother and cost prompts speed: 128 tokens took up to a tenth longer
+// than 256 (docs/benchmarks.md). Larger models take smaller ones, GPUs larger.
 const (
-	chunkCPU      = 128
+	chunkCPU      = 256
 	chunkCPULarge = 64
 	chunkGPU      = 512
 	largeModel    = 3e9 // parameters
