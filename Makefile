@@ -90,10 +90,10 @@ fuzz: build ## every fuzz target for FUZZTIME (10s)
 	@sh scripts/fuzz.sh
 
 bench: build $(SMOLLM) ## the table of figures of docs/benchmarks.md, on an idle machine
-	@bin/skein bench node $(SMOLLM) $(BENCHFLAGS)
+	@DEMO=$(DEMO) FETCHED=$(SMOLLM) sh scripts/bench.sh $(BENCHFLAGS)
 
 bench-peers: build $(SMOLLM) ## the same beside llama-server, which is built first (6 minutes, once)
-	@server=$$(sh scripts/llama-server.sh) && bin/skein bench peers --text --llama-server "$$server" --model $(SMOLLM) $(BENCHFLAGS)
+	@FETCHED=$(SMOLLM) sh scripts/bench-peers.sh $(BENCHFLAGS)
 
 dist: $(BUNDLE) ## release archives for linux, macOS and windows in dist/
 	@$(GO) run ./scripts/dist -version '$(VERSION)' -commit '$(COMMIT)' -out dist $(DISTFLAGS)

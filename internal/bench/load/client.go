@@ -117,10 +117,15 @@ func (c *Client) Stream(ctx context.Context, r Request, watch func(events int) b
 	}
 	err = t.read(resp.Body, watch)
 	t.End = time.Now()
+	// A server that breaks a stream off says why in the last event, which says
+	// more than the missing end.
+	if told := t.parse(); told != nil {
+		return t, told
+	}
 	if err != nil {
 		return t, fmt.Errorf("read the stream: %w", err)
 	}
-	return t, t.parse()
+	return t, nil
 }
 
 // Call sends a JSON value, nil for a GET, and decodes the JSON answer into out,

@@ -221,7 +221,6 @@ func TestStream(t *testing.T) {
 		case "broken":
 			send(text("a"))
 			send(`{"error":{"message":"the runner died"}}`)
-			send("[DONE]")
 			return
 		case "cut":
 			send(text("a"))
