@@ -71,8 +71,12 @@ func (m *models) Load(ctx context.Context, req api.LoadRequest) (api.LoadAnswer,
 	if !started {
 		return api.LoadAnswer{}, api.NewError(409, api.CodeModelLoaded, "model_id", fmt.Sprintf("%s is %s already; unload it first to load it with other settings", s.Name, s.Status))
 	}
+	message := "loading " + s.Name
+	if s.Warning != "" {
+		message += "; " + s.Warning // a lowered context, most of all
+	}
 	return api.LoadAnswer{
-		Message: "loading " + s.Name, CommandID: rand.Text(), ModelID: s.Name, InstanceID: m.instanceID(s.Name),
+		Message: message, CommandID: rand.Text(), ModelID: s.Name, InstanceID: m.instanceID(s.Name),
 		Placement: map[string]string{m.node.id: "whole"}, EstimatedMemoryGB: bytesize.ToGB(s.Memory),
 	}, nil
 }

@@ -136,6 +136,18 @@ func TestLoadsOnRequestListsAndUnloads(t *testing.T) {
 		<-changed
 		states, changed = n.worker.Watch()
 	}
+	var lowered api.LoadAnswer
+	if code := call(t, "POST", n.URL()+"/v1/cluster/models/load", `{"model_id": "`+demo+`", "context_length": 5000}`, &lowered); code != 200 || !strings.Contains(lowered.Message, "1024") {
+		t.Errorf("load with more context than the model knows: %d, %+v", code, lowered)
+	}
+	states, changed = n.worker.Watch()
+	if code := call(t, "DELETE", n.URL()+"/v1/cluster/models/"+demo, "", nil); code != 200 {
+		t.Errorf("unload while it loads: %d", code)
+	}
+	for len(states) > 0 {
+		<-changed
+		states, changed = n.worker.Watch()
+	}
 	if code := call(t, "DELETE", n.URL()+"/v1/cluster/models/"+demo, "", nil); code != 404 {
 		t.Errorf("unload of what is not loaded: %d", code)
 	}
