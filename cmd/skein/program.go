@@ -141,10 +141,10 @@ func greet(w io.Writer, url string, models []worker.ModelState, settings []confi
 	fmt.Fprintf(w, "skein serves the OpenAI API at %s/v1: %s\n", url, about)
 	fmt.Fprintf(w, "  try:  curl %s/v1/chat/completions%s -d '{\"model\": %q, \"messages\": [{\"role\": \"user\", \"content\": \"What is Skein?\"}]}'\n", url, auth, model)
 	fmt.Fprintf(w, "  chat: %s run\n", programName())
-	fmt.Fprintf(w, "  stop: Ctrl-C\n")
 	if changed := changedSettings(settings); changed != "" {
 		fmt.Fprintf(w, "  with: %s\n", changed)
 	}
+	fmt.Fprintf(w, "  stop: Ctrl-C\n") // last: who waits for it has seen the rest
 }
 
 // programName is how the user called this program.
