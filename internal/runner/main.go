@@ -253,46 +253,49 @@ func (r *process) beats(state func() wire.Beat) (stop func()) {
 }
 
 func (r *process) tokenize(f wire.Frame) {
-	reply := func() error {
+	r.answer(f, wire.TypeTokens, func(m *loaded) ([]byte, error) {
 		req, err := wire.DecodeTokenize(f.Body)
 		if err != nil {
-			return r.fail(f.Ref, wire.CodeInvalid, err)
+			return nil, err
 		}
-		if r.model == nil {
-			return r.fail(f.Ref, wire.CodeInvalid, errors.New("no model is loaded"))
-		}
-		ids, err := r.model.model.Tokenize(req.Text, req.AddSpecial, req.ParseSpecial)
-		if err != nil {
-			return r.fail(f.Ref, wire.CodeInvalid, err)
-		}
-		return r.conn.Send(wire.TypeTokens, f.Ref, wire.AppendIDs(nil, ids))
-	}
-	if err := reply(); err != nil {
-		logLine(logWarn, err.Error())
-	}
+		ids, err := m.model.Tokenize(req.Text, req.AddSpecial, req.ParseSpecial)
+		return wire.AppendIDs(nil, ids), err
+	})
 }
 
 // detokenize joins the texts of tokens. Control tokens are written out: the
 // text stands for exactly these tokens.
 func (r *process) detokenize(f wire.Frame) {
-	reply := func() error {
+	r.answer(f, wire.TypeText, func(m *loaded) ([]byte, error) {
 		ids, err := wire.DecodeIDs(f.Body)
 		if err != nil {
-			return r.fail(f.Ref, wire.CodeInvalid, err)
-		}
-		if r.model == nil {
-			return r.fail(f.Ref, wire.CodeInvalid, errors.New("no model is loaded"))
+			return nil, err
 		}
 		var text []byte
 		for i, id := range ids {
-			if id < 0 || int(id) >= r.model.info.Vocabulary {
-				return r.fail(f.Ref, wire.CodeInvalid, fmt.Errorf("token %d is %d, the vocabulary has %d tokens", i, id, r.model.info.Vocabulary))
+			if id < 0 || int(id) >= m.info.Vocabulary {
+				return nil, fmt.Errorf("token %d is %d, the vocabulary has %d tokens", i, id, m.info.Vocabulary)
 			}
-			text = append(text, r.model.model.Piece(id, true)...)
+			text = append(text, m.model.Piece(id, true)...)
 		}
-		return r.conn.Send(wire.TypeText, f.Ref, text)
+		return text, nil
+	})
+}
+
+// answer replies to a vocabulary request with what work gives, or with the
+// Failure. It runs on a goroutine of its own, so a broken pipe is only noted:
+// the reader of stdin sees the node's end.
+func (r *process) answer(f wire.Frame, t wire.Type, work func(*loaded) ([]byte, error)) {
+	body, err := []byte(nil), errors.New("no model is loaded")
+	if r.model != nil {
+		body, err = work(r.model)
 	}
-	if err := reply(); err != nil {
+	if err != nil {
+		err = r.fail(f.Ref, wire.CodeInvalid, err)
+	} else {
+		err = r.conn.Send(t, f.Ref, body)
+	}
+	if err != nil {
 		logLine(logWarn, err.Error())
 	}
 }
