@@ -31,8 +31,12 @@ const (
 	TypeDone     Type = 14 // runner -> node: Done
 	TypeBeat     Type = 15 // runner -> node: Beat, sent while there is work, at least every second
 	TypeText     Type = 16 // node -> runner: binary token ids; answered by TypeText with their text, or Failure
+	TypeConnect  Type = 17 // node -> runner: ConnectRequest; answered by an empty Result or Failure
+	TypeBroken   Type = 18 // runner -> node: Broken
+	TypeEval     Type = 19 // node -> runner: EvalRequest; answered by Logits frames, then Result, or Failure
+	TypeLogits   Type = 20 // runner -> node: one position's logits: token id (int32), then f32s, little endian
 
-	lastType = TypeText
+	lastType = TypeLogits
 )
 
 // MaxFrame bounds one frame's body in bytes. A prompt of a million tokens

@@ -13,7 +13,8 @@ package wire
 // change; both sides must agree.
 //
 //	1  2026-11-22  first version
-const Version = 1
+//	2  2026-11-22  shards: Connect, Broken, Eval
+const Version = 2
 
 // Hello is the first frame in both directions.
 type Hello struct {
@@ -60,6 +61,8 @@ type LoadRequest struct {
 	VocabOnly    bool     `json:"vocab_only"`    // tokenizer only; Generate is refused
 	PrefixReuse  string   `json:"prefix_reuse"`  // exact (default) | longest | off
 	PendingLimit int      `json:"pending_limit"` // requests that may wait for a slot; more are refused
+	// Shard makes the runner one shard of the model; nil: the whole of it.
+	Shard *ShardSpec `json:"shard,omitempty"`
 }
 
 // ModelInfo describes a loaded model.
@@ -84,6 +87,7 @@ type ModelInfo struct {
 	ChatTemplate   string  `json:"chat_template"` // "": the model has none
 	Memory         string  `json:"memory"`        // attention | sliding_window | recurrent | hybrid
 	LoadSeconds    float64 `json:"load_seconds"`
+	Link           string  `json:"link,omitempty"` // address for links of other shards; "": a whole model
 }
 
 // Sampling says how the next token is drawn from the logits. The zero value
