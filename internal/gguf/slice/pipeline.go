@@ -30,7 +30,7 @@ func cutLayers(m *gguf.Model, spec Spec) (*draft, error) {
 	}
 	width, vocab := int(table.Shape[0]), int(table.Shape[1])
 	last := spec.End == n
-	d.run = Run{Arch: d.arch, Embedding: width, Vocabulary: vocab}
+	d.run = Run{Arch: d.arch, Embedding: width, Vocabulary: vocab, Positions: 1}
 	rows := min(fewRows, vocab)
 	if last {
 		d.run.VocabCount, rows = vocab, vocab

@@ -67,6 +67,11 @@ type Run struct {
 	Arch       string
 	Embedding  int // width of a hidden state, elements
 	Vocabulary int // tokens of the whole model
+	// Positions is how many position values each token has in a batch of hidden
+	// states: 1, or 4 with M-RoPE. There llama_batch.pos holds the first value of
+	// every token, then the second of every token, and so on; for text the
+	// first three are the position and the fourth is 0.
+	Positions int
 
 	// Embed is set in the first stage: how token ids become hidden states.
 	// Shards are always fed with hidden states (llama_batch.embd).
