@@ -21,9 +21,11 @@ type Spec struct {
 	FullWindow bool
 }
 
+const defaultBatch = 512 // tokens
+
 func (s Spec) validate() (Spec, error) {
 	if s.Batch == 0 {
-		s.Batch = 512
+		s.Batch = defaultBatch
 	}
 	if s.Outputs == 0 {
 		s.Outputs = s.Slots
@@ -78,7 +80,7 @@ func For(m *gguf.Model, spec Spec) (Estimate, error) {
 	if err != nil {
 		return Estimate{}, fmt.Errorf("estimate memory: %w", err)
 	}
-	full, windowed := h.cells(spec)
+	full, windowed := spec.Cells(h.Window)
 	kv, masks := h.cache(spec, full, windowed)
 	recurrent := 0.0
 	for _, yes := range h.Recurrent {
@@ -106,17 +108,6 @@ func clamp(v float64) int64 {
 	return int64(v)
 }
 
-// cells is the number of tokens that a slot keeps in plain and in windowed
-// layers.
-func (h *Params) cells(spec Spec) (full, windowed int64) {
-	full = pad(int64(spec.Context))
-	windowed = full
-	if !spec.FullWindow && h.Window > 0 {
-		windowed = min(full, pad(min(full, int64(h.Window)+int64(spec.Batch))))
-	}
-	return full, windowed
-}
-
 // cache is the size of all KV caches and of the attention masks for them.
 func (h *Params) cache(spec Spec, full, windowed int64) (kv, masks float64) {
 	usesFull, usesWindow := false, false
@@ -124,27 +115,16 @@ func (h *Params) cache(spec Spec, full, windowed int64) (kv, masks float64) {
 		if !yes {
 			continue
 		}
-		cells, k, v := full, h.KeyDim, h.ValueDim
+		cells := full
 		if h.Windowed[i] {
-			cells, k, v = windowed, h.KeyDimSWA, h.ValDimSWA
+			cells = windowed
 			usesWindow = true
 		} else {
 			usesFull = true
 		}
-		bytes := rowBytes(spec.KeyType, k*h.KVHeads[i]) + rowBytes(spec.KeyType, h.KVIndexer)
-		if !h.MLA {
-			bytes += rowBytes(spec.ValueType, v*h.KVHeads[i])
-		}
-		kv += bytes * float64(cells) * float64(spec.Slots) * float64(max(h.Loops, 1))
+		kv += h.cell(spec, i) * float64(cells) * float64(spec.Slots)
 	}
-	// One f16 mask a kind of cache: cells of a slot times tokens of the batch.
-	if usesFull {
-		masks += float64(full) * float64(spec.Batch) * 2
-	}
-	if usesWindow {
-		masks += float64(windowed) * float64(spec.Batch) * 2
-	}
-	return kv, masks
+	return kv, spec.Masks(full, windowed, usesFull, usesWindow)
 }
 
 func rowBytes(t gguf.TensorType, n int) float64 {
@@ -154,29 +134,16 @@ func rowBytes(t gguf.TensorType, n int) float64 {
 
 // activations is the scratch memory of the widest point of the graph.
 func (h *Params) activations(spec Spec) float64 {
-	embedding := float64(h.Embedding)
 	widest := 0.0 // f32 values for each token
 	for i := range h.Layers {
-		widest = max(widest, h.feedForward(i))
-		if h.Attention[i] {
-			k, v := float64(max(h.KeyDim, h.KeyDimSWA)), float64(max(h.ValueDim, h.ValDimSWA))
-			q, kv := float64(h.Heads[i]), float64(h.KVHeads[i])
-			// residual and norm; queries, keys before and after rotation; values
-			widest = max(widest, 2*embedding+2*q*k+kv*(2*k+v))
-		}
+		widest = max(widest, h.widest(i))
 	}
 	state := 0.0
 	if slices.Contains(h.Recurrent, true) {
-		inner := float64(max(h.SSM.Inner, h.Embedding))
-		mixed := inner + 2*float64(h.SSM.Groups*h.SSM.State)
-		// residual and norm; projection (with its gate); convolution in and out; result twice
-		widest = max(widest, 2*embedding+inner+mixed+2*mixed+2*inner)
 		// The states of the batch's sequences are gathered and written back.
 		state = 2 * 4 * float64(h.ConvState+h.SSMState) * float64(spec.Slots)
 	}
-	head := 4 * float64(spec.Outputs) * (float64(h.Vocabulary) + 2*embedding)
-	const inputs = 64 << 10 // token ids, positions, row numbers, alignment
-	return inputs + max(4*float64(spec.Batch)*widest+state, head)
+	return Inputs + max(4*float64(spec.Batch)*widest+state, spec.Head(h.Vocabulary, h.Embedding))
 }
 
 // feedForward counts the values a token needs at once in layer i's
