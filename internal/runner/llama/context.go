@@ -14,6 +14,11 @@ type ContextOptions struct {
 	Threads     int
 	Unified     bool // one buffer for all sequences instead of one each
 	SWAFull     bool // sliding-window layers keep the whole context
+	// Outputs is the most items of one Decode that are outputs; 0: one a
+	// sequence. Their logits lie in memory, a row each.
+	Outputs int
+	// Hooks make the context a shard's; nil: it computes a whole model.
+	Hooks *Hooks
 }
 
 // Context is the state of a model's sequences. One goroutine, locked to its
@@ -23,13 +28,26 @@ type Context struct {
 	handle uintptr
 	mem    uintptr
 	vocab  int
+	width  int // of a hidden state, elements
+	most   int // outputs of one Decode
 	batch  *batchMemory
 	pool   uintptr // of compute threads; 0: none
+	hooks  *hooked // nil: none
 }
 
 // NewContext allocates state for o.Sequences sequences.
 func (m *Model) NewContext(o ContextOptions) (*Context, error) {
 	l := m.lib
+	var hooks *hooked
+	if o.Hooks != nil {
+		if err := o.Hooks.validate(); err != nil {
+			return nil, err
+		}
+		if err := l.checkTensor(); err != nil {
+			return nil, err
+		}
+		hooks = newHooked(l, o.Hooks)
+	}
 	p := l.contextDefaults()
 	p.nCtx = uint32(o.Sequences * o.ContextSeq)
 	p.nBatch = uint32(o.BatchTokens)
@@ -37,16 +55,23 @@ func (m *Model) NewContext(o ContextOptions) (*Context, error) {
 	p.nSeqMax = uint32(o.Sequences)
 	p.nThreads = int32(o.Threads)
 	p.nThreadsBatch = int32(o.Threads)
-	// Outputs: one a sequence, so that the logits buffer stays small.
-	p.nOutputsMax = uint32(min(o.Sequences, o.BatchTokens))
+	outputs := min(max(o.Outputs, o.Sequences), o.BatchTokens)
+	if hooks != nil && hooks.capture != nil {
+		outputs = o.BatchTokens
+	}
+	p.nOutputsMax = uint32(outputs)
+	if hooks != nil {
+		p.cbEval, p.cbEvalData = l.evalCallback, uintptr(unsafe.Pointer(hooks))
+	}
 	p.kvUnified = cbool(o.Unified)
 	p.swaFull = cbool(o.SWAFull)
 	l.logs.reset()
 	h := l.contextNew(m.handle, p)
 	if h == 0 {
+		hooks.close()
 		return nil, fmt.Errorf("open a context of %d x %d tokens: %s", o.Sequences, o.ContextSeq, l.logs.cause())
 	}
-	c := &Context{model: m, handle: h, mem: l.contextMemory(h), vocab: m.Vocabulary(), batch: newBatchMemory(o.BatchTokens)}
+	c := &Context{model: m, handle: h, mem: l.contextMemory(h), vocab: m.Vocabulary(), width: m.Embedding(), most: outputs, batch: newBatchMemory(o.BatchTokens), hooks: hooks}
 	c.attachPool(o.Threads)
 	return c, nil
 }
@@ -81,6 +106,7 @@ func (c *Context) Close() {
 		c.model.lib.poolFree(c.pool)
 	}
 	c.batch.pin.Unpin()
+	c.hooks.close()
 }
 
 // ContextSeq is the number of tokens each sequence really has.
@@ -101,7 +127,8 @@ type batchMemory struct {
 	token, pos, nSeq, seq []int32
 	seqPtr                []unsafe.Pointer
 	output                []int8
-	pin                   runtime.Pinner
+	pin                   runtime.Pinner // of the arrays
+	input                 runtime.Pinner // of the hidden states of one Decode
 }
 
 func newBatchMemory(n int) *batchMemory {
@@ -137,7 +164,22 @@ func (e *DecodeError) Error() string {
 
 // Decode computes items, at most BatchTokens of them, the items of one
 // sequence in order of position. Logits of earlier calls are void afterwards.
+// An error of Hooks.Exchange comes back as it is; the state of the sequences in
+// items is not to be trusted then.
 func (c *Context) Decode(items []Item) error {
+	return c.decode(items, nil)
+}
+
+// DecodeEmbd is Decode with hidden states instead of tokens: one row of the
+// model's width for each item, whose Token is ignored.
+func (c *Context) DecodeEmbd(items []Item, embd []float32) error {
+	if len(embd) != len(items)*c.width {
+		return fmt.Errorf("decode %d hidden states of %d elements: got %d elements", len(items), c.width, len(embd))
+	}
+	return c.decode(items, embd)
+}
+
+func (c *Context) decode(items []Item, embd []float32) error {
 	if len(items) == 0 {
 		return nil
 	}
@@ -145,22 +187,71 @@ func (c *Context) Decode(items []Item) error {
 	if len(items) > len(b.token) {
 		return fmt.Errorf("decode %d tokens: a batch holds %d", len(items), len(b.token))
 	}
+	all := c.hooks != nil && c.hooks.capture != nil
+	if all && !inOrder(items) {
+		return fmt.Errorf("decode %d tokens for hidden states: they must be of one sequence, or one of each sequence in ascending order", len(items))
+	}
+	outputs := 0
 	for i := range items {
 		it := &items[i]
-		b.token[i], b.pos[i], b.seq[i], b.output[i] = it.Token, int32(it.Position), int32(it.Sequence), int8(cbool(it.Output))
+		outputs += int(cbool(it.Output || all))
+		b.token[i], b.pos[i], b.seq[i], b.output[i] = it.Token, int32(it.Position), int32(it.Sequence), int8(cbool(it.Output || all))
 	}
-	r := c.model.lib.decode(c.handle, batch{
-		n:     int32(len(items)),
-		token: unsafe.Pointer(&b.token[0]), pos: unsafe.Pointer(&b.pos[0]), nSeq: unsafe.Pointer(&b.nSeq[0]),
+	if outputs > c.most {
+		return fmt.Errorf("decode %d tokens, %d of them outputs: the context was opened for %d", len(items), outputs, c.most)
+	}
+	in := batch{
+		n:   int32(len(items)),
+		pos: unsafe.Pointer(&b.pos[0]), nSeq: unsafe.Pointer(&b.nSeq[0]),
 		seqID: unsafe.Pointer(&b.seqPtr[0]), logits: unsafe.Pointer(&b.output[0]),
-	})
+	}
+	if embd != nil {
+		b.input.Pin(&embd[0])
+		defer b.input.Unpin()
+		in.embd = unsafe.Pointer(&embd[0])
+	} else {
+		in.token = unsafe.Pointer(&b.token[0])
+	}
+	if c.hooks != nil {
+		c.hooks.begin(len(items) * c.width)
+	}
+	r := c.model.lib.decode(c.handle, in)
+	if c.hooks != nil && c.hooks.err != nil {
+		return c.hooks.err
+	}
 	if r != 0 {
 		return &DecodeError{Code: int(r), Cause: c.model.lib.logs.cause()}
+	}
+	if all && len(c.hooks.captured) != len(items)*c.width {
+		return fmt.Errorf("decode %d tokens: graph node %s gave %d elements, not %d; this model can't be cut there",
+			len(items), c.hooks.capture, len(c.hooks.captured), len(items)*c.width)
 	}
 	return nil
 }
 
-// Logits gives the logits of the item at index i of the last Decode. The
+// inOrder tells whether the library, which groups a batch by sequences and may
+// compute it in pieces, keeps the order of items.
+func inOrder(items []Item) bool {
+	one, each := true, true
+	for i := 1; i < len(items); i++ {
+		one = one && items[i].Sequence == items[0].Sequence
+		each = each && items[i].Sequence > items[i-1].Sequence
+	}
+	return one || each
+}
+
+// Captured gives the value of Hooks.Capture for the items of the last Decode,
+// row after row. The slice is the library's memory: it is void at the next
+// Decode.
+func (c *Context) Captured() []float32 {
+	if c.hooks == nil {
+		return nil
+	}
+	return c.hooks.captured
+}
+
+// Logits gives the logits of the item at index i of the last Decode, one for
+// each entry of the file's vocabulary (of a rank: its part of the rows). The
 // slice is the library's memory: it is void at the next Decode.
 func (c *Context) Logits(i int) ([]float32, error) {
 	p := c.model.lib.logitsIth(c.handle, int32(i))

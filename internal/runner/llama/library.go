@@ -85,8 +85,21 @@ type Library struct {
 	attachPool                       func(uintptr, uintptr, uintptr)
 	poolNew                          func(unsafe.Pointer) uintptr // nil: the CPU backend has none
 	poolFree                         func(uintptr)
+	bufferIsHost                     func(uintptr) bool
+	tensorGet, tensorSet             func(*tensor, unsafe.Pointer, uint64, uint64)
+	typeTraits                       func(int32) *typeTraits
+	tensorOverhead                   func() uint64
+	tensorData                       func(*tensor) uintptr
+	ggmlInit                         func(ggmlInit) uintptr
+	ggmlFree                         func(uintptr)
+	newTensor                        func(ctx uintptr, kind int32, a, b, c, d int64) *tensor
+	setName                          func(*tensor, string) *tensor
+	mulMat                           func(ctx uintptr, a, b *tensor) *tensor
+	viewTensor                       func(ctx uintptr, t *tensor) *tensor
+	opName                           func(int32) string
 
-	progress *progressHook
+	progress     *progressHook
+	evalCallback uintptr // of all contexts with hooks, made once
 }
 
 // Open loads the libraries, checks that they are the pinned release with the
@@ -122,6 +135,7 @@ func Open(f Files, log func(level int, line string)) (*Library, error) {
 		return 0
 	}), 0)
 	l.progress.callback = progressCallback(l.progress)
+	l.evalCallback = newEvalCallback()
 	l.loadBackends(f.Dir)
 	l.backendInit()
 	l.bindPool()
@@ -188,6 +202,12 @@ func (l *Library) bind(base, ggml, llama uintptr) error {
 		"ggml_backend_dev_memory": &l.devMemory, "ggml_backend_dev_type": &l.devType,
 		"ggml_backend_dev_backend_reg": &l.devReg, "ggml_backend_reg_name": &l.regName,
 		"ggml_backend_reg_get_proc_address": &l.regProc, "ggml_threadpool_params_init": &l.poolParams,
+		"ggml_backend_buffer_is_host": &l.bufferIsHost,
+		"ggml_backend_tensor_get":     &l.tensorGet, "ggml_backend_tensor_set": &l.tensorSet,
+		"ggml_get_type_traits": &l.typeTraits, "ggml_tensor_overhead": &l.tensorOverhead,
+		"ggml_get_data": &l.tensorData, "ggml_init": &l.ggmlInit, "ggml_free": &l.ggmlFree,
+		"ggml_new_tensor_4d": &l.newTensor, "ggml_set_name": &l.setName, "ggml_mul_mat": &l.mulMat,
+		"ggml_view_tensor": &l.viewTensor, "ggml_op_name": &l.opName,
 	} {
 		reg(base, fn, name)
 	}
