@@ -8,18 +8,6 @@ import (
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
-// backend is what the loop needs of a model and its context. Decode and the
-// state calls belong to the loop's goroutine; vocabulary calls to any.
-type backend interface {
-	Decode([]llama.Item) error
-	Logits(i int) ([]float32, error)
-	Remove(seq, from, to int) bool
-	Copy(src, dst int)
-	State(seq int) ([]byte, error)
-	StateBytes(seq int) int64
-	SetState(seq int, b []byte) error
-}
-
 // vocabulary is what the loop needs of a tokenizer.
 type vocabulary interface {
 	Vocabulary() int

@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/skein-run/skein/internal/runner/llama"
 	"github.com/skein-run/skein/internal/runner/sample"
 	"github.com/skein-run/skein/internal/runner/schedule"
 	"github.com/skein-run/skein/internal/runner/wire"
@@ -29,16 +29,13 @@ type loop struct {
 	sched *schedule.Scheduler
 	now   func() time.Time
 
-	cacheLimit int64 // bytes of the largest snapshot worth taking
-
-	gens   map[uint64]*gen
-	bySlot []*gen // of the running step
-	byJob  map[*schedule.Job]*gen
-	pieces map[int32][]byte // text of tokens seen so far
-	items  []llama.Item     // reused
-	frame  []byte           // reused
-	picked []int32          // reused
-	rows   [][]float32      // reused
+	gens    map[uint64]*gen
+	byJob   map[*schedule.Job]*gen
+	flights []*flight        // started and not finished, in order
+	spare   []*flight        // reused
+	pieces  map[int32][]byte // text of tokens seen so far
+	frame   []byte           // reused
+	picked  []int32          // reused
 
 	mu    sync.Mutex // guards mail and closed
 	mail  []message
@@ -55,6 +52,14 @@ type gen struct {
 	sampler *sample.Sampler
 
 	submitted, started, first, last time.Time
+	ended                           bool // what is in flight of it is of no use
+}
+
+// flight is a batch between Start and Finish.
+type flight struct {
+	batch *schedule.Batch
+	gens  []*gen // one for each item with Output
+	needs []sample.Need
 }
 
 // message is what other goroutines tell the loop.
@@ -66,9 +71,7 @@ type message struct {
 }
 
 func newLoop(eng backend, vocab vocabulary, out sender, sched *schedule.Scheduler, now func() time.Time) *loop {
-	cfg := sched.Config()
 	return &loop{
-		bySlot: make([]*gen, cfg.Slots), cacheLimit: cfg.CacheBytes,
 		eng: eng, vocab: vocab, out: out, sched: sched, now: now,
 		gens: map[uint64]*gen{}, byJob: map[*schedule.Job]*gen{}, pieces: map[int32][]byte{},
 		wake: make(chan struct{}, 1),
@@ -93,19 +96,20 @@ var errStopped = errors.New("stopped")
 // unknown. It must be called on a goroutine locked to its thread.
 func (l *loop) run() error {
 	for {
-		if err := l.readMail(); err != nil {
-			l.failAll(err)
-			return err
+		err := l.readMail()
+		if err == nil {
+			err = l.fill()
 		}
-		step := l.sched.Plan()
-		if step.Empty() {
+		if err == nil && len(l.flights) == 0 {
 			l.busy.Store(false)
 			l.stats.update(l.sched)
 			<-l.wake
 			continue
 		}
-		l.busy.Store(true)
-		if err := l.step(step); err != nil {
+		if err == nil {
+			err = l.land()
+		}
+		if err != nil {
 			l.failAll(err)
 			return err
 		}
@@ -177,79 +181,68 @@ func validate(req wire.GenerateRequest, vocabulary int) error {
 	return nil
 }
 
-// step carries out one step. An error means that the library's state is
-// unknown.
-func (l *loop) step(s *schedule.Step) error {
-	begin := l.now()
+// fill starts batches while there is something to start.
+func (l *loop) fill() error {
+	for b := l.sched.Next(); b != nil; b = l.sched.Next() {
+		f := &flight{}
+		if n := len(l.spare); n > 0 {
+			f, l.spare = l.spare[n-1], l.spare[:n-1]
+		}
+		f.batch, f.gens, f.needs = b, f.gens[:0], f.needs[:0]
+		l.busy.Store(true)
+		if err := l.describe(f); err != nil {
+			return err
+		}
+		if err := l.eng.Start(b, f.needs); err != nil {
+			return err
+		}
+		l.flights = append(l.flights, f)
+	}
+	return nil
+}
+
+// describe notes whose items f has, and what their draws need.
+func (l *loop) describe(f *flight) error {
 	for _, j := range l.sched.Running() {
-		g := l.byJob[j]
-		l.bySlot[j.Slot()] = g
-		if g.started.IsZero() {
-			g.started = begin
+		if g := l.byJob[j]; g.started.IsZero() {
+			g.started = l.now()
 		}
 	}
-	again := false
-	for _, op := range s.Before {
-		ok, err := l.apply(op)
-		if err != nil {
-			return err
-		}
-		again = again || !ok
-	}
-	if again {
-		return nil // the plan counted on a state that is not there; the next one does not
-	}
-	if len(s.Decode) > 0 {
-		if err := l.decode(s.Decode); err != nil {
-			return err
-		}
-		l.emit(s.Decode)
-		l.sched.Decoded(l.picked)
-		l.stats.decoded.Add(uint64(len(s.Decode)))
-		l.settle(s.Decode)
-	}
-	if len(s.Chunk) > 0 {
-		if err := l.compute(s.Chunk); err != nil {
-			return err
-		}
-		l.sched.Chunked()
-		l.stats.prompt.Add(uint64(len(s.Chunk)))
-	}
-	for _, op := range s.After {
-		if _, err := l.apply(op); err != nil {
-			return err
+	for _, it := range f.batch.Items {
+		if it.Output {
+			f.gens = append(f.gens, l.byJob[l.sched.Holder(it.Slot)])
+			f.needs = append(f.needs, sample.Need{Full: true})
 		}
 	}
 	return nil
 }
 
-// compute runs one batch.
-func (l *loop) compute(items []schedule.Item) error {
-	l.items = l.items[:0]
-	for _, it := range items {
-		l.items = append(l.items, llama.Item{Token: it.Token, Sequence: it.Slot, Position: it.Position, Output: it.Output})
-	}
-	return l.eng.Decode(l.items)
-}
-
-// decode computes one token of each running stream and samples the next ones
-// into l.picked.
-func (l *loop) decode(items []schedule.Item) error {
-	if err := l.compute(items); err != nil {
+// land finishes the oldest batch. An error means that the state is unknown.
+func (l *loop) land() error {
+	f := l.flights[0]
+	l.flights = slices.Delete(l.flights, 0, 1)
+	l.spare = append(l.spare, f)
+	out, rows, err := l.eng.Finish()
+	if err != nil {
 		return err
 	}
-	l.picked, l.rows = l.picked[:0], l.rows[:0]
-	for i := range items {
-		row, err := l.eng.Logits(i)
-		if err != nil {
-			return err
-		}
-		l.rows = append(l.rows, row)
-		l.picked = append(l.picked, 0)
+	if len(rows) != len(f.gens) {
+		return fmt.Errorf("a batch with %d outputs gave %d rows", len(f.gens), len(rows))
 	}
-	parallel(len(items), func(i int) {
-		l.picked[i] = l.bySlot[items[i].Slot].sampler.Sample(l.rows[i])
+	l.picked = slices.Grow(l.picked[:0], len(rows))[:len(rows)]
+	parallel(len(rows), func(i int) {
+		if g := f.gens[i]; !g.ended {
+			l.picked[i] = g.sampler.Sample(rows[i].Full)
+		}
 	})
+	l.sched.Finished(out, l.picked)
+	if len(f.gens) > 0 {
+		l.emit(f.gens, rows)
+		l.stats.decoded.Add(uint64(len(f.gens)))
+		l.settle(f.gens)
+	} else {
+		l.stats.prompt.Add(uint64(len(f.batch.Items)))
+	}
 	return nil
 }
 
@@ -282,11 +275,14 @@ func parallel(n int, f func(int)) {
 }
 
 // emit sends the sampled tokens in one frame.
-func (l *loop) emit(items []schedule.Item) {
+func (l *loop) emit(gens []*gen, rows []sample.Row) {
 	now := l.now()
 	l.frame = l.frame[:0]
-	for i, it := range items {
-		g, t := l.bySlot[it.Slot], l.picked[i]
+	for i, g := range gens {
+		if g.ended {
+			continue
+		}
+		t := l.picked[i]
 		if g.first.IsZero() {
 			g.first = now
 		}
@@ -297,7 +293,7 @@ func (l *loop) emit(items []schedule.Item) {
 		g.sampler.Accept(t)
 		tok := wire.Token{ID: g.req.ID, Token: t, Piece: l.piece(t)}
 		if g.req.Logprobs {
-			l.logprobs(&tok, l.rows[i], g.req.TopLogprobs)
+			l.logprobs(&tok, rows[i].Full, g.req.TopLogprobs)
 		}
 		l.frame = wire.AppendToken(l.frame, &tok)
 	}
@@ -326,9 +322,10 @@ func (l *loop) piece(t int32) []byte {
 }
 
 // settle ends the generations that the step completed.
-func (l *loop) settle(items []schedule.Item) {
-	for i, it := range items {
-		switch g := l.bySlot[it.Slot]; {
+func (l *loop) settle(gens []*gen) {
+	for i, g := range gens {
+		switch {
+		case g.ended:
 		case l.ends(g, l.picked[i]):
 			l.finish(g, wire.Done{Reason: wire.ReasonStop})
 		case l.sched.Full(g.job):
@@ -337,40 +334,8 @@ func (l *loop) settle(items []schedule.Item) {
 	}
 }
 
-// apply carries out one KV edit. A failed save costs only time later. A failed
-// restore gives ok false: the prompt is computed instead. A failed removal
-// would leave a wrong state, so it is an error that ends the runner.
-func (l *loop) apply(op schedule.Op) (ok bool, err error) {
-	switch op.Kind {
-	case schedule.OpRemove:
-		if !l.eng.Remove(op.Slot, op.From, -1) {
-			return false, fmt.Errorf("the memory of slot %d could not go back to token %d", op.Slot, op.From)
-		}
-	case schedule.OpCopy:
-		l.eng.Copy(op.Source, op.Slot)
-	case schedule.OpSave:
-		if l.eng.StateBytes(op.Slot) > l.cacheLimit {
-			return true, nil
-		}
-		b, err := l.eng.State(op.Slot)
-		if err != nil {
-			logLine(logWarn, "prefix not kept: "+err.Error())
-			return true, nil
-		}
-		op.Snapshot.Data = b
-		l.sched.Saved(op.Snapshot)
-	case schedule.OpRestore:
-		if err := l.eng.SetState(op.Slot, op.Snapshot.Data); err != nil {
-			logLine(logWarn, "prefix not restored, the prompt is computed again: "+err.Error())
-			l.eng.Remove(op.Slot, 0, -1)
-			l.sched.Lost(op.Slot, op.Snapshot)
-			return false, nil
-		}
-	}
-	return true, nil
-}
-
 func (l *loop) finish(g *gen, d wire.Done) {
+	g.ended = true
 	l.sched.Remove(g.job)
 	delete(l.gens, g.req.ID)
 	delete(l.byJob, g.job)

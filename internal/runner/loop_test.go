@@ -143,7 +143,7 @@ func startLoop(t *testing.T, cfg schedule.Config, back *fakeBackend) *rig {
 		t.Fatal(err)
 	}
 	out := newOutbox()
-	r := &rig{loop: newLoop(back, back, out, sched, time.Now), back: back, out: out, ended: make(chan error, 1)}
+	r := &rig{loop: newLoop(newWhole(back, sched.Config().CacheBytes), back, out, sched, time.Now), back: back, out: out, ended: make(chan error, 1)}
 	go func() { r.ended <- r.run() }()
 	t.Cleanup(func() {
 		r.post(message{stop: true})
@@ -288,7 +288,7 @@ func TestFailedDecodeEndsAllGenerations(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := newOutbox()
-	l := newLoop(back, back, out, sched, time.Now)
+	l := newLoop(newWhole(back, sched.Config().CacheBytes), back, out, sched, time.Now)
 	for id := range uint64(3) {
 		req := request(id+1, 1)
 		req.IgnoreEnd = true
@@ -312,7 +312,7 @@ func TestSameIDTwiceIsAFault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newLoop(back, back, newOutbox(), sched, time.Now)
+	l := newLoop(newWhole(back, 0), back, newOutbox(), sched, time.Now)
 	for range 2 {
 		req := request(1, 1)
 		l.post(message{start: &req})

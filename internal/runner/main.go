@@ -208,7 +208,9 @@ func (r *process) load(f wire.Frame, failed chan<- error) error {
 			ready <- nil
 			return
 		}
+		eng := newWhole(m.ctx, req.CacheBytes)
 		sched, err := schedule.New(schedule.Config{
+			Stages: eng.Stages(), Depth: eng.Depth(),
 			Slots: req.Slots, Context: m.info.Context, Chunk: m.info.ChunkTokens, Pending: req.PendingLimit,
 			Reuse: reuse, Rewindable: m.info.Memory == llama.MemoryAttention, CacheBytes: req.CacheBytes,
 		})
@@ -216,7 +218,7 @@ func (r *process) load(f wire.Frame, failed chan<- error) error {
 			ready <- err
 			return
 		}
-		r.loop = newLoop(m.ctx, m.model, r.conn, sched, time.Now)
+		r.loop = newLoop(eng, m.model, r.conn, sched, time.Now)
 		ready <- nil
 		r.beats(func() wire.Beat { return wire.Beat{Steps: r.loop.steps.Load(), Busy: r.loop.busy.Load()} })
 		failed <- r.loop.run()

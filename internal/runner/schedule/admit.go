@@ -9,12 +9,13 @@ func (s *Scheduler) admit(j *Job) {
 	switch {
 	case snap != nil:
 		s.spill(dst, 0)
-		s.step.Before = append(s.step.Before, Op{Kind: OpRestore, Slot: dst, Snapshot: snap})
+		s.edit(Op{Kind: OpRestore, Slot: dst, Snapshot: snap})
+		sl.restoring = true
 		snap.used = s.clock
 		sl.content = snap.content.clone()
 	case src >= 0 && src != dst:
 		s.spill(dst, 0)
-		s.step.Before = append(s.step.Before, Op{Kind: OpCopy, Slot: dst, Source: src})
+		s.edit(Op{Kind: OpCopy, Slot: dst, Source: src})
 		sl.content = s.slots[src].content.clone()
 	case src == dst:
 		s.spill(dst, n)
@@ -22,7 +23,7 @@ func (s *Scheduler) admit(j *Job) {
 		s.spill(dst, 0)
 	}
 	if n < len(sl.tokens) {
-		s.step.Before = append(s.step.Before, Op{Kind: OpRemove, Slot: dst, From: n})
+		s.edit(Op{Kind: OpRemove, Slot: dst, From: n})
 		sl.cut(n)
 	}
 	if s.cfg.Reuse == ReuseLongest && sl.full < n {
@@ -40,6 +41,9 @@ func (s *Scheduler) bestSource(j *Job) (src int, snap *Snapshot, n int) {
 	src = -1
 	for i := range s.slots {
 		sl := &s.slots[i]
+		if sl.restoring {
+			continue
+		}
 		r := sl.reusable(j.Prompt, s.cfg.Reuse, s.cfg.Chunk)
 		j.branch = max(j.branch, r)
 		if !s.cfg.Rewindable && (sl.job != nil || r != len(sl.tokens)) {
@@ -77,7 +81,7 @@ func (s *Scheduler) destination(src, n int) int {
 	}
 	best := -1
 	for i := range s.slots {
-		if s.slots[i].job == nil && (best < 0 || s.cheaper(i, best)) {
+		if s.slots[i].open() && (best < 0 || s.cheaper(i, best)) {
 			best = i
 		}
 	}
@@ -114,23 +118,22 @@ func (s *Scheduler) spill(i, keep int) {
 	n := sl.valuable(s.cfg.Reuse)
 	if !s.cfg.Rewindable || s.cache.limit == 0 || s.cfg.Reuse == ReuseOff || n-keep < s.cfg.Chunk {
 		if keep == 0 && len(sl.tokens) > 0 {
-			s.step.Before = append(s.step.Before, Op{Kind: OpRemove, Slot: i, From: 0})
+			s.edit(Op{Kind: OpRemove, Slot: i, From: 0})
 			sl.content = content{}
 		}
 		return
 	}
 	if n < len(sl.tokens) {
-		s.step.Before = append(s.step.Before, Op{Kind: OpRemove, Slot: i, From: n})
+		s.edit(Op{Kind: OpRemove, Slot: i, From: n})
 		sl.cut(n)
 	}
 	if e := s.cache.find(&sl.content); e != nil {
 		e.used = s.clock
 	} else {
-		snap := &Snapshot{content: sl.content.clone(), used: s.clock}
-		s.step.Before = append(s.step.Before, Op{Kind: OpSave, Slot: i, Snapshot: snap})
+		s.edit(Op{Kind: OpSave, Slot: i, Snapshot: s.cache.start(sl.content.clone(), s.clock)})
 	}
 	if keep == 0 {
-		s.step.Before = append(s.step.Before, Op{Kind: OpRemove, Slot: i, From: 0})
+		s.edit(Op{Kind: OpRemove, Slot: i, From: 0})
 		sl.content = content{}
 	}
 }

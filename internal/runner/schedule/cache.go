@@ -1,5 +1,7 @@
 package schedule
 
+import "slices"
+
 // content is what a slot or a snapshot holds, and how it came about.
 type content struct {
 	tokens []int32 // tokens whose state is there, in order of position
@@ -65,11 +67,13 @@ func common(a, b []int32) int {
 	return n
 }
 
-// Snapshot is a sequence's state in host memory.
+// Snapshot is a sequence's state in host memory. Who carries out OpSave holds
+// its bytes under ID until an OpDrop.
 type Snapshot struct {
+	ID uint64 // never used twice
 	content
-	Data []byte // set by the runner when it carries out OpSave
-	used uint64 // step of the last use
+	bytes int64
+	used  uint64 // clock of the last use
 }
 
 // Len is the number of tokens whose state it holds.
@@ -79,15 +83,28 @@ func (s *Snapshot) Len() int { return len(s.tokens) }
 type cache struct {
 	limit   int64
 	bytes   int64
+	ids     uint64
 	entries []*Snapshot
+	saving  []*Snapshot // planned, not known to be kept yet
+	dropped []*Snapshot // bytes may be held of them; to be told
 }
 
-// add keeps s, unless it is larger than the whole cache, and drops what no
-// longer fits. A snapshot whose tokens begin a longer kept one is not dropped
-// for it: on a memory that can't go back both ends are wanted.
-func (c *cache) add(s *Snapshot) {
-	size := int64(len(s.Data))
+// start names a snapshot that is going to be saved.
+func (c *cache) start(of content, clock uint64) *Snapshot {
+	c.ids++
+	s := &Snapshot{ID: c.ids, content: of, used: clock}
+	c.saving = append(c.saving, s)
+	return s
+}
+
+// finish records what became of it: it is kept with size bytes (0: it is not),
+// unless it is larger than the whole cache, and what no longer fits is dropped.
+// A snapshot whose tokens begin a longer kept one is not dropped for it: on a
+// memory that can't go back both ends are wanted.
+func (c *cache) finish(s *Snapshot, size int64) {
+	c.saving = slices.DeleteFunc(c.saving, func(e *Snapshot) bool { return e == s })
 	if size == 0 || size > c.limit {
+		c.dropped = append(c.dropped, s)
 		return
 	}
 	c.drop(func(e *Snapshot) bool { return sameContent(&e.content, &s.content) })
@@ -100,6 +117,7 @@ func (c *cache) add(s *Snapshot) {
 		}
 		c.removeAt(oldest)
 	}
+	s.bytes = size
 	c.entries = append(c.entries, s)
 	c.bytes += size
 }
@@ -113,15 +131,18 @@ func (c *cache) drop(match func(*Snapshot) bool) {
 }
 
 func (c *cache) removeAt(i int) {
-	c.bytes -= int64(len(c.entries[i].Data))
+	c.bytes -= c.entries[i].bytes
+	c.dropped = append(c.dropped, c.entries[i])
 	c.entries = append(c.entries[:i], c.entries[i+1:]...)
 }
 
-// has tells whether a state of exactly these tokens is kept, or on its way.
+// find gives the state of exactly these tokens that is kept, or on its way.
 func (c *cache) find(want *content) *Snapshot {
-	for _, e := range c.entries {
-		if sameContent(&e.content, want) {
-			return e
+	for _, list := range [2][]*Snapshot{c.entries, c.saving} {
+		for _, e := range list {
+			if sameContent(&e.content, want) {
+				return e
+			}
 		}
 	}
 	return nil

@@ -2,11 +2,23 @@
 // batching, fair prompts, slots, and the prefix cache.
 //
 // It is pure. A Scheduler is owned by one goroutine; it reads no clock and
-// calls no library. Plan returns a Step, the work as a value: edits of the KV
-// state, one token of each running stream, and a bounded chunk of one prompt.
-// The runner carries the Step out and
-// reports back with Decoded and Chunked. The same Step,
-// sent to other shards of a model, keeps them all in the same state.
+// calls no library. Next returns a Batch, the work as a value: edits of the KV
+// state, and one token of each of several running streams or a bounded chunk of
+// one prompt. The runner carries batches out in the order in which they were
+// planned and reports each back with Finished. The same batches, sent to all
+// shards of a model, keep them in the same state.
+//
+// # Several batches in flight
+//
+// A pipeline computes as many batches at once as it has stages. Slots hold what
+// they will hold when all planned batches are done, so chunks of a prompt follow
+// each other without waiting, and KV edits are right by their place in the
+// order alone. Three things have to be waited for: the token that a stream
+// decodes next, the outcome of a restored state, and a saved state before it is
+// used again. Running streams are divided into as many groups as there are
+// stages, anew with each batch, those that waited longest first: so groups
+// stay even as streams come and go. Between two tokens of a stream there are
+// at most as many chunks as stages.
 //
 // # Why decode and chunk are two batches
 //
@@ -19,47 +31,6 @@
 // gives the same text again. Tokens decoded beside other streams share a batch
 // with them; there the library decides.
 package schedule
-
-// Item is one token of a batch. It has the fields of the library's batch.
-type Item struct {
-	Token    int32
-	Slot     int // sequence id
-	Position int
-	Output   bool // logits wanted
-}
-
-// OpKind is the kind of a KV edit.
-type OpKind int
-
-// Kinds of KV edits.
-const (
-	OpRemove  OpKind = iota // forget positions >= From of Slot
-	OpCopy                  // make Slot a copy of Source
-	OpSave                  // copy Slot's state to Snapshot.Data
-	OpRestore               // set Slot's state from Snapshot.Data
-)
-
-// Op is one KV edit.
-type Op struct {
-	Kind     OpKind
-	Slot     int
-	Source   int       // OpCopy
-	From     int       // OpRemove
-	Snapshot *Snapshot // OpSave, OpRestore
-}
-
-// Step is the work of one step, in this order: Before, Decode, Chunk, After.
-type Step struct {
-	Before []Op
-	Decode []Item // one token of each running stream, all with Output
-	Chunk  []Item // part of one prompt, without Output; a batch of its own
-	After  []Op   // saves at the boundary that Chunk reached
-}
-
-// Empty tells that there is nothing to do.
-func (s *Step) Empty() bool {
-	return len(s.Before) == 0 && len(s.Decode) == 0 && len(s.Chunk) == 0
-}
 
 // Reuse is how far a cached prefix is used.
 type Reuse int
@@ -80,7 +51,9 @@ const (
 type Config struct {
 	Slots   int
 	Context int // tokens of each slot
-	Chunk   int // prompt tokens a step may take
+	Chunk   int // prompt tokens a batch may take
+	Stages  int // batches that compute at the same time; 0: 1
+	Depth   int // batches that may be planned and not finished; 0: Stages
 	Pending int // requests that may wait
 	Reuse   Reuse
 	// Rewindable tells that a slot's state can go back to any earlier position.
@@ -102,8 +75,10 @@ type Job struct {
 
 	slot     int
 	admitted bool
+	flying   bool   // a decode of it is planned and not finished
+	started  uint64 // clock of its last planned decode
 	produced int
-	next     int32 // token that the next decode step computes
+	next     int32 // token that the next decode computes
 	arrival  uint64
 	branch   int // boundary up to which another content agreed; worth a snapshot
 }

@@ -3,6 +3,7 @@ package schedule
 import (
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"testing"
 )
 
@@ -15,13 +16,15 @@ type machine struct {
 	rewindable bool
 	seqs       [][]uint64
 	maxChunk   int
+	chunks     int                 // carried out
+	kept       map[uint64][]uint64 // by Snapshot.ID
 }
 
 func newMachine(t testing.TB, slots, chunk int, rewindable bool) *machine {
-	return &machine{t: t, rewindable: rewindable, seqs: make([][]uint64, slots), maxChunk: chunk}
+	return &machine{t: t, rewindable: rewindable, seqs: make([][]uint64, slots), maxChunk: chunk, kept: map[uint64][]uint64{}}
 }
 
-func (m *machine) apply(s *Scheduler, ops []Op) {
+func (m *machine) apply(ops []Op, out *Outcome) {
 	for _, op := range ops {
 		switch op.Kind {
 		case OpRemove:
@@ -41,20 +44,16 @@ func (m *machine) apply(s *Scheduler, ops []Op) {
 			if len(m.seqs[op.Slot]) != op.Snapshot.Len() {
 				m.t.Fatalf("snapshot of %d tokens taken from a sequence of %d", op.Snapshot.Len(), len(m.seqs[op.Slot]))
 			}
-			for _, h := range m.seqs[op.Slot] {
-				for k := range 8 {
-					op.Snapshot.Data = append(op.Snapshot.Data, byte(h>>(8*k)))
-				}
-			}
-			s.Saved(op.Snapshot)
+			m.kept[op.Snapshot.ID] = slices.Clone(m.seqs[op.Slot])
+			out.Saved = append(out.Saved, int64(8*len(m.seqs[op.Slot])))
 		case OpRestore:
-			seq := make([]uint64, len(op.Snapshot.Data)/8)
-			for i := range seq {
-				for k := range 8 {
-					seq[i] |= uint64(op.Snapshot.Data[8*i+k]) << (8 * k)
-				}
+			seq, ok := m.kept[op.Snapshot.ID]
+			if !ok {
+				m.t.Fatalf("restore of snapshot %d, which is not kept", op.Snapshot.ID)
 			}
-			m.seqs[op.Slot] = seq
+			m.seqs[op.Slot] = slices.Clone(seq)
+		case OpDrop:
+			delete(m.kept, op.Snapshot.ID)
 		}
 	}
 }
@@ -87,45 +86,50 @@ func (m *machine) compute(items []Item) []int32 {
 	return out
 }
 
-// step plans and carries out one step; false when there was nothing to do.
+// step plans and carries out one batch; false when there was nothing to do.
 func (m *machine) step(s *Scheduler) bool {
-	st := s.Plan()
-	if st.Empty() {
+	b := s.Next()
+	if b == nil {
 		return false
 	}
-	m.apply(s, st.Before)
-	if len(st.Chunk) > m.maxChunk {
-		m.t.Fatalf("chunk of %d tokens, at most %d are allowed", len(st.Chunk), m.maxChunk)
-	}
-	running := map[int]*Job{}
-	for _, j := range s.Running() {
-		running[j.Slot()] = j
-	}
-	if len(st.Decode) > 0 {
-		picked := m.compute(st.Decode)
-		s.Decoded(picked)
-		for _, it := range st.Decode {
-			if j := running[it.Slot]; s.Full(j) {
-				s.Remove(j)
-			}
-		}
-	}
-	if len(st.Chunk) > 0 {
-		for _, it := range st.Chunk {
-			if it.Slot != st.Chunk[0].Slot {
-				m.t.Fatal("a chunk mixes two prompts")
-			}
-		}
-		m.compute(st.Chunk)
-		s.Chunked()
-	}
-	m.apply(s, st.After)
+	m.carryOut(s, b)
 	for i := range s.slots {
 		if len(s.slots[i].tokens) != len(m.seqs[i]) {
 			m.t.Fatalf("slot %d: the scheduler counts %d tokens, the memory %d", i, len(s.slots[i].tokens), len(m.seqs[i]))
 		}
 	}
 	return true
+}
+
+// carryOut computes a batch and reports it.
+func (m *machine) carryOut(s *Scheduler, b *Batch) {
+	var out Outcome
+	m.apply(b.Before, &out)
+	var jobs []*Job
+	var picked []int32
+	if len(b.Items) > 0 {
+		if restores(b.Before) {
+			m.t.Fatal("a batch restores and has items")
+		}
+		for _, it := range b.Items {
+			if it.Output {
+				jobs = append(jobs, s.slots[it.Slot].job)
+			} else if it.Slot != b.Items[0].Slot || len(b.Items) > m.maxChunk {
+				m.t.Fatalf("a chunk of %d tokens, or of two prompts", len(b.Items))
+			}
+		}
+		picked = m.compute(b.Items)
+		if len(jobs) == 0 {
+			m.chunks++
+		}
+	}
+	m.apply(b.After, &out)
+	s.Finished(out, picked)
+	for _, j := range jobs {
+		if s.Full(j) {
+			s.Remove(j)
+		}
+	}
 }
 
 // drain steps until nothing is left to do.

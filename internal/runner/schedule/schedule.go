@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,27 +19,47 @@ func (e *ContextError) Error() string {
 
 // Scheduler holds the slots and the waiting jobs of one runner.
 type Scheduler struct {
-	cfg     Config
-	slots   []slot
-	pending []*Job
-	cache   cache
-	clock   uint64 // counts admissions and steps; orders uses
-	turn    bool   // whose turn it is: the oldest prompt or the shortest
-	step    Step   // the planned step, until the next Plan
-	chunkOf *Job   // whose prompt step.Chunk is
+	cfg       Config
+	slots     []slot
+	pending   []*Job
+	cache     cache
+	clock     uint64    // counts arrivals and batches; orders uses
+	turn      bool      // whose turn it is: the oldest prompt or the shortest
+	lastChunk uint64    // clock of the last planned chunk
+	flights   []*flight // planned and not finished, in order
+	spare     []*flight // reused
+	plan      *flight   // in the making
+	ready     []*Job    // reused
 }
 
+// flight is a batch between Next and Finished.
+type flight struct {
+	Batch
+	jobs []*Job // one for each item of a decode
+}
+
+// slot is what will be in a sequence when all planned batches are done.
 type slot struct {
 	content
 	job  *Job // nil: free
 	used uint64
+	// restoring: the outcome of a planned OpRestore is not known yet. Nothing
+	// of the slot is planned.
+	restoring bool
+	// unclean: a restore failed and left nobody knows what.
+	unclean bool
 }
+
+// open tells that a job may get the slot.
+func (s *slot) open() bool { return s.job == nil && !s.restoring }
 
 // New returns a scheduler with empty slots.
 func New(cfg Config) (*Scheduler, error) {
 	if cfg.Slots < 1 || cfg.Context < 2 || cfg.Chunk < 1 || cfg.Pending < 0 || cfg.CacheBytes < 0 {
 		return nil, fmt.Errorf("schedule: slots %d, context %d, chunk %d, pending %d, cache %d: all must be positive", cfg.Slots, cfg.Context, cfg.Chunk, cfg.Pending, cfg.CacheBytes)
 	}
+	cfg.Stages = max(cfg.Stages, 1)
+	cfg.Depth = max(cfg.Depth, cfg.Stages)
 	return &Scheduler{cfg: cfg, slots: make([]slot, cfg.Slots), cache: cache{limit: cfg.CacheBytes}}, nil
 }
 
@@ -65,7 +86,7 @@ func (s *Scheduler) Add(j *Job) error {
 func (s *Scheduler) free() int {
 	n := 0
 	for i := range s.slots {
-		if s.slots[i].job == nil {
+		if s.slots[i].open() {
 			n++
 		}
 	}
@@ -73,8 +94,7 @@ func (s *Scheduler) free() int {
 }
 
 // Remove ends a job, waiting or running; its slot is free at once and keeps
-// what was computed. Between Plan and Chunked it may be called only for jobs
-// of the step's Decode, after Decoded.
+// what was computed. What is in flight of it is computed and comes to nothing.
 func (s *Scheduler) Remove(j *Job) {
 	if i := slices.Index(s.pending, j); i >= 0 {
 		s.pending = slices.Delete(s.pending, i, i+1)
@@ -96,33 +116,122 @@ func (s *Scheduler) Running() []*Job {
 	return out
 }
 
+// Holder is the job that has a slot; nil: it is free.
+func (s *Scheduler) Holder(slot int) *Job { return s.slots[slot].job }
+
 // Pending is the number of jobs that wait for a slot.
 func (s *Scheduler) Pending() int { return len(s.pending) }
 
 // Cache gives the size of the kept snapshots.
 func (s *Scheduler) Cache() (entries int, bytes int64) { return len(s.cache.entries), s.cache.bytes }
 
-// Plan gives waiting jobs free slots and returns the next step. The Step's
-// slices are reused: they are valid until the next Plan.
-func (s *Scheduler) Plan() *Step {
+// Next gives waiting jobs free slots and plans the next batch; nil: there is
+// nothing to do before a batch in flight is finished, or nothing at all. The
+// batch is valid until it is finished.
+func (s *Scheduler) Next() *Batch {
+	if len(s.flights) >= s.cfg.Depth {
+		return nil
+	}
 	s.clock++
-	st := &s.step
-	st.Before, st.Decode, st.Chunk, st.After = st.Before[:0], st.Decode[:0], st.Chunk[:0], st.After[:0]
-	s.chunkOf = nil
+	s.plan = s.blank()
+	for i := range s.slots {
+		if s.slots[i].unclean {
+			s.edit(Op{Kind: OpRemove, Slot: i, From: 0})
+			s.slots[i].unclean = false
+		}
+	}
 	for len(s.pending) > 0 && s.free() > 0 {
 		j := s.pending[0]
 		s.pending = s.pending[1:]
 		s.admit(j)
 	}
+	b := &s.plan.Batch
+	if !restores(b.Before) {
+		s.fill()
+	}
+	// Drops wait for company, unless nothing else goes on.
+	if len(b.Before)+len(b.Items) == 0 && (len(s.flights) > 0 || len(s.cache.dropped) == 0) {
+		s.spare = append(s.spare, s.plan)
+		return nil
+	}
+	for _, snap := range s.cache.dropped {
+		s.edit(Op{Kind: OpDrop, Snapshot: snap})
+	}
+	s.cache.dropped = s.cache.dropped[:0]
+	s.flights = append(s.flights, s.plan)
+	return b
+}
+
+func (s *Scheduler) blank() *flight {
+	if n := len(s.spare); n > 0 {
+		f := s.spare[n-1]
+		s.spare = s.spare[:n-1]
+		f.Before, f.Items, f.After, f.jobs = f.Before[:0], f.Items[:0], f.After[:0], f.jobs[:0]
+		return f
+	}
+	return &flight{}
+}
+
+// edit adds an edit ahead of the batch that is being planned.
+func (s *Scheduler) edit(op Op) { s.plan.Before = append(s.plan.Before, op) }
+
+func restores(ops []Op) bool {
+	return slices.ContainsFunc(ops, func(op Op) bool { return op.Kind == OpRestore })
+}
+
+// fill plans the batch's items: decodes and chunks in turns.
+func (s *Scheduler) fill() {
+	streams, owed := 0, false
+	s.ready = s.ready[:0]
 	for i := range s.slots {
-		if j := s.slots[i].job; j != nil && s.decoding(j) {
-			st.Decode = append(st.Decode, Item{Token: j.next, Slot: i, Position: len(s.slots[i].tokens), Output: true})
+		if j := s.slots[i].job; j != nil && !s.slots[i].restoring && s.decoding(j) {
+			streams++
+			if !j.flying {
+				s.ready = append(s.ready, j)
+				owed = owed || j.started <= s.lastChunk
+			}
 		}
 	}
-	if j := s.nextPrompt(); j != nil {
-		s.planChunk(j)
+	decodes, chunks := s.flying()
+	if !owed && (streams == 0 || chunks < s.cfg.Stages) {
+		if j := s.nextPrompt(); j != nil {
+			s.planChunk(j)
+			return
+		}
 	}
-	return st
+	if decodes < s.cfg.Stages {
+		s.planDecode((streams + s.cfg.Stages - 1) / s.cfg.Stages)
+	}
+}
+
+// flying counts the batches in flight.
+func (s *Scheduler) flying() (decodes, chunks int) {
+	for _, f := range s.flights {
+		switch {
+		case len(f.jobs) > 0:
+			decodes++
+		case len(f.Items) > 0:
+			chunks++
+		}
+	}
+	return decodes, chunks
+}
+
+// planDecode takes one token of at most limit ready streams, those that have
+// waited longest, in order of slot.
+func (s *Scheduler) planDecode(limit int) {
+	if len(s.ready) > limit {
+		slices.SortStableFunc(s.ready, func(a, b *Job) int { return cmp.Compare(a.started, b.started) })
+		s.ready = s.ready[:limit]
+		slices.SortFunc(s.ready, func(a, b *Job) int { return a.slot - b.slot })
+	}
+	for _, j := range s.ready {
+		sl := &s.slots[j.slot]
+		s.plan.Items = append(s.plan.Items, Item{Token: j.next, Slot: j.slot, Position: len(sl.tokens), Output: true})
+		s.plan.jobs = append(s.plan.jobs, j)
+		sl.tokens = append(sl.tokens, j.next)
+		sl.used, j.started, j.flying = s.clock, s.clock, true
+	}
 }
 
 // decoding tells that only the last prompt token, or a produced one, is to be
@@ -139,7 +248,7 @@ func (s *Scheduler) nextPrompt() *Job {
 	left := func(j *Job) int { return len(j.Prompt) - len(s.slots[j.slot].tokens) }
 	for i := range s.slots {
 		j := s.slots[i].job
-		if j == nil || s.decoding(j) {
+		if j == nil || s.slots[i].restoring || s.decoding(j) {
 			continue
 		}
 		if oldest == nil || j.arrival < oldest.arrival {
@@ -148,6 +257,9 @@ func (s *Scheduler) nextPrompt() *Job {
 		if shortest == nil || left(j) < left(shortest) || left(j) == left(shortest) && j.arrival < shortest.arrival {
 			shortest = j
 		}
+	}
+	if oldest == nil {
+		return nil
 	}
 	s.turn = !s.turn
 	if s.turn {
@@ -162,24 +274,26 @@ func (s *Scheduler) planChunk(j *Job) {
 	// After a reuse off the grid (ReuseLongest) the first chunk leads back to it.
 	n := min(s.cfg.Chunk-done%s.cfg.Chunk, len(j.Prompt)-1-done)
 	for k := range n {
-		s.step.Chunk = append(s.step.Chunk, Item{Token: j.Prompt[done+k], Slot: j.slot, Position: done + k})
+		s.plan.Items = append(s.plan.Items, Item{Token: j.Prompt[done+k], Slot: j.slot, Position: done + k})
 	}
-	s.chunkOf = j
+	end := done + n
+	after := s.after(sl, j, end)
+	sl.tokens, sl.full, sl.tail = append(sl.tokens, j.Prompt[done:end]...), after.full, after.tail
+	sl.used, s.lastChunk = s.clock, s.clock
 	if s.cfg.Rewindable || s.cache.limit == 0 || s.cfg.Reuse == ReuseOff {
 		return
 	}
 	// A memory that can't go back is saved where it may be wanted again: at
 	// the end of the prompt, at its last whole chunk, and where another
 	// prompt is known to have parted.
-	end, last := done+n, len(j.Prompt)-1
+	last := len(j.Prompt) - 1
 	if end == last || end == last/s.cfg.Chunk*s.cfg.Chunk || end == j.branch {
-		after := s.after(sl, j, end)
 		if e := s.cache.find(&after); e != nil {
 			e.used = s.clock
 			return
 		}
 		after.tokens = append([]int32(nil), after.tokens...)
-		s.step.After = append(s.step.After, Op{Kind: OpSave, Slot: j.slot, Snapshot: &Snapshot{content: after, used: s.clock}})
+		s.plan.After = append(s.plan.After, Op{Kind: OpSave, Slot: j.slot, Snapshot: s.cache.start(after, s.clock)})
 	}
 }
 
@@ -196,43 +310,49 @@ func (s *Scheduler) after(sl *slot, j *Job, end int) content {
 	return c
 }
 
-// Decoded records that the step's Decode was carried out. tokens holds the
-// token sampled for each item, in order.
-func (s *Scheduler) Decoded(tokens []int32) {
-	for k, it := range s.step.Decode {
-		sl := &s.slots[it.Slot]
-		sl.tokens = append(sl.tokens, it.Token)
-		sl.used = s.clock
-		sl.job.next = tokens[k]
-		sl.job.produced++
+// Finished records what became of the oldest batch in flight. tokens holds the
+// token sampled for each of its items with Output, in order; those of removed
+// jobs are not looked at.
+func (s *Scheduler) Finished(out Outcome, tokens []int32) {
+	f := s.flights[0]
+	s.flights = slices.Delete(s.flights, 0, 1)
+	s.spare = append(s.spare, f)
+	saves := 0
+	for _, ops := range [2][]Op{f.Before, f.After} {
+		for _, op := range ops {
+			switch op.Kind {
+			case OpSave:
+				s.cache.finish(op.Snapshot, out.Saved[saves])
+				saves++
+			case OpRestore:
+				s.slots[op.Slot].restoring = false
+				if slices.Contains(out.Lost, op.Slot) {
+					s.lost(op.Slot, op.Snapshot)
+				}
+			}
+		}
+	}
+	for k, j := range f.jobs {
+		j.flying = false
+		if s.slots[j.slot].job == j {
+			j.next = tokens[k]
+			j.produced++
+		}
 	}
 }
 
-// Chunked records that the step's Chunk was carried out.
-func (s *Scheduler) Chunked() {
-	j := s.chunkOf
-	sl := &s.slots[j.slot]
-	end := len(sl.tokens) + len(s.step.Chunk)
-	c := s.after(sl, j, end)
-	sl.tokens, sl.full, sl.tail = append(sl.tokens, j.Prompt[len(sl.tokens):end]...), c.full, c.tail
-	sl.used = s.clock
-	s.chunkOf = nil
-}
+// InFlight is the number of batches that are planned and not finished.
+func (s *Scheduler) InFlight() int { return len(s.flights) }
 
-// Saved hands a carried-out OpSave to the cache.
-func (s *Scheduler) Saved(snap *Snapshot) { s.cache.add(snap) }
-
-// Lost tells that a slot's state is unknown, since an edit or a batch failed:
-// its job, if any, starts its prompt again from nothing.
-func (s *Scheduler) Lost(slotID int, snap *Snapshot) {
+// lost forgets what a slot would have been restored to: its job, if it has
+// one, starts its prompt from nothing.
+func (s *Scheduler) lost(slotID int, snap *Snapshot) {
 	sl := &s.slots[slotID]
-	sl.content = content{}
+	sl.content, sl.unclean = content{}, true
 	if sl.job != nil {
 		sl.job.Cached = 0
 	}
-	if snap != nil {
-		s.cache.drop(func(e *Snapshot) bool { return e == snap })
-	}
+	s.cache.drop(func(e *Snapshot) bool { return e == snap })
 }
 
 // Full tells that a job can produce no further token: its limit or its
