@@ -283,9 +283,9 @@ func (f *fakeRunner) generate(req wire.GenerateRequest, cancel chan struct{}) {
 
 // inMemory makes a launch function whose programs are fakes behind pipes;
 // scripts are used one after the other, the last one again and again.
-func inMemory(started *[]*fakeRunner, scripts ...script) func(child.Command) (*child.Child, error) {
+func inMemory(started *[]*fakeRunner, scripts ...script) func(context.Context, child.Command) (*child.Child, error) {
 	launches := 0
-	return func(child.Command) (*child.Child, error) {
+	return func(context.Context, child.Command) (*child.Child, error) {
 		f := &fakeRunner{script: scripts[min(launches, len(scripts)-1)], die: make(chan struct{})}
 		launches++
 		if started != nil {

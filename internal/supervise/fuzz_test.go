@@ -68,7 +68,7 @@ func FuzzReader(f *testing.F) {
 		called := make(chan struct{})
 		p.mu.Lock()
 		p.lastRef = 1
-		c := &call{reply: make(chan wire.Frame, 1), progress: func(float64) {}}
+		c := &call{reply: make(chan wire.Frame, 1), before: func(wire.Frame) error { return nil }}
 		p.calls[1] = c
 		p.mu.Unlock()
 		go func() {

@@ -18,12 +18,13 @@ import (
 
 // process is one life of a runner: from launch until exited is closed.
 type process struct {
-	name  string
-	log   *slog.Logger
-	grace time.Duration
-	kid   *child.Child
-	conn  *wire.Conn
-	beat  time.Duration // Options.BeatLimit
+	name   string
+	log    *slog.Logger
+	grace  time.Duration
+	kid    *child.Child
+	conn   *wire.Conn
+	beat   time.Duration     // Options.BeatLimit
+	broken func(wire.Broken) // Options.Broken
 
 	greeted chan error    // capacity 1: outcome of the handshake
 	kick    chan struct{} // capacity 1: out has something
@@ -53,8 +54,10 @@ type process struct {
 
 // call is a request with one answer.
 type call struct {
-	reply    chan wire.Frame // capacity 1
-	progress func(float64)   // runs in the reader; nil: none
+	reply chan wire.Frame // capacity 1
+	// before gets the frames that come before the answer, in the reader; an
+	// error of it is a fault of the runner. nil: there are none.
+	before func(wire.Frame) error
 }
 
 var errStopping = errors.New("the runner was stopped")
@@ -62,7 +65,7 @@ var errStopping = errors.New("the runner was stopped")
 // newProcess takes a started child over and starts its goroutines.
 func newProcess(o *Options, kid *child.Child) *process {
 	p := &process{
-		name: o.Name, log: o.Logger, grace: o.StopGrace, beat: o.BeatLimit, kid: kid,
+		name: o.Name, log: o.Logger, grace: o.StopGrace, beat: o.BeatLimit, broken: o.Broken, kid: kid,
 		conn:    wire.NewConn(kid.Stdout, kid.Stdin),
 		greeted: make(chan error, 1),
 		kick:    make(chan struct{}, 1),
@@ -264,10 +267,10 @@ func (p *process) begin() {
 	}
 }
 
-// call sends a request and waits for its answer. onProgress, if not nil, runs
-// in the reader and must not block.
-func (p *process) call(ctx context.Context, t wire.Type, body []byte, onProgress func(float64)) (wire.Frame, error) {
-	c := &call{reply: make(chan wire.Frame, 1), progress: onProgress}
+// call sends a request and waits for its answer. before, if not nil, runs in
+// the reader for what comes earlier and must not block.
+func (p *process) call(ctx context.Context, t wire.Type, body []byte, before func(wire.Frame) error) (wire.Frame, error) {
+	c := &call{reply: make(chan wire.Frame, 1), before: before}
 	p.mu.Lock()
 	p.lastRef++
 	ref := p.lastRef

@@ -59,17 +59,21 @@ func (p *process) dispatch(f wire.Frame) error {
 			p.steps = b.Steps
 			p.progressed()
 		}
-	case wire.TypeProgress:
-		var pr wire.Progress
-		if err := f.Decode(&pr); err != nil {
-			return err
-		}
+	case wire.TypeProgress, wire.TypeLogits:
 		p.progressed()
 		p.mu.Lock()
 		c := p.calls[f.Ref]
 		p.mu.Unlock()
-		if c != nil && c.progress != nil {
-			c.progress(pr.Done)
+		if c != nil && c.before != nil {
+			return c.before(f)
+		}
+	case wire.TypeBroken:
+		var b wire.Broken
+		if err := f.Decode(&b); err != nil {
+			return err
+		}
+		if p.broken != nil {
+			p.broken(b)
 		}
 	case wire.TypeResult, wire.TypeTokens, wire.TypeText, wire.TypeFailure:
 		p.progressed()

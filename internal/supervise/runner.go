@@ -183,7 +183,7 @@ func (r *Runner) run(ctx context.Context) {
 // long the process was ready and why it ended.
 func (r *Runner) serve(ctx context.Context, attempt int) (time.Duration, error) {
 	r.set(State{Phase: Starting, Attempt: attempt})
-	kid, err := r.opts.launch(child.Command{Path: r.opts.Executable, Args: r.opts.Args, Env: r.opts.Env})
+	kid, err := r.opts.Launch(ctx, child.Command{Path: r.opts.Executable, Args: r.opts.Args, Env: r.opts.Env})
 	if err != nil {
 		return 0, fmt.Errorf("start %s: %w", r.opts.Executable, err)
 	}
@@ -258,7 +258,16 @@ func (r *Runner) ask(ctx context.Context, p *process, t wire.Type, req, answer a
 	if err != nil {
 		return fmt.Errorf("encode request: %w", err)
 	}
-	f, err := p.call(ctx, t, body, progress)
+	f, err := p.call(ctx, t, body, func(f wire.Frame) error {
+		var pr wire.Progress
+		if err := f.Decode(&pr); err != nil {
+			return err
+		}
+		if progress != nil {
+			progress(pr.Done)
+		}
+		return nil
+	})
 	if failure, ok := errors.AsType[*wire.Failure](err); ok {
 		switch failure.Code {
 		case wire.CodeModel, wire.CodeEngine, wire.CodeMemory, wire.CodeInvalid:

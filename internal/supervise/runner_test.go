@@ -21,7 +21,7 @@ func memoryOptions(started *[]*fakeRunner, scripts ...script) Options {
 	return Options{
 		Name: "demo", Build: "test", Logger: slog.New(slog.DiscardHandler),
 		Load:   wire.LoadRequest{Paths: []string{"demo.gguf"}, Slots: 4, Context: 4096},
-		launch: inMemory(started, scripts...),
+		Launch: inMemory(started, scripts...),
 	}
 }
 

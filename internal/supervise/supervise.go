@@ -17,6 +17,7 @@
 package supervise
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,6 +26,9 @@ import (
 	"github.com/skein-run/skein/internal/runner/wire"
 	"github.com/skein-run/skein/internal/supervise/child"
 )
+
+// Launch starts the program of a runner.
+type Launch = func(context.Context, child.Command) (*child.Child, error)
 
 // Options says which program to start, what to load and how patient to be.
 // Zero durations and counts take the default named beside them.
@@ -52,13 +56,18 @@ type Options struct {
 	CrashWindow time.Duration // 2 min
 	LoadCrashes int           // so many crashes in a row before ready are one too; 2
 
-	// launch starts the process; tests put one in memory in its place.
-	launch func(child.Command) (*child.Child, error)
+	// Launch starts the process; nil: child.Start. A runner on another machine
+	// comes from package remote, tests put one in memory in its place. It gets
+	// a context that ends with Stop.
+	Launch Launch
+	// Broken is told when the runner, a shard, cannot reach its group any more.
+	// It runs in the process's reader and must not block. Optional.
+	Broken func(wire.Broken)
 }
 
 func (o *Options) validate() error {
 	var errs []error
-	if o.Executable == "" && o.launch == nil {
+	if o.Executable == "" && o.Launch == nil {
 		errs = append(errs, errors.New("no executable"))
 	}
 	if o.Name == "" {
@@ -110,8 +119,8 @@ func (o Options) withDefaults() Options {
 	if o.LoadCrashes == 0 {
 		o.LoadCrashes = 2
 	}
-	if o.launch == nil {
-		o.launch = child.Start
+	if o.Launch == nil {
+		o.Launch = func(_ context.Context, c child.Command) (*child.Child, error) { return child.Start(c) }
 	}
 	return o
 }
