@@ -1,39 +1,155 @@
 package sample
 
-import "math"
+import (
+	"math"
+	"math/bits"
+)
 
-// Mass is the sum of exp(logit/temperature) over tokens, held so that sums of
-// parts are equal to the sum of the whole to the last bit, in whatever order
-// they are added: every term is a power of two times a 24-bit integer, and
-// terms of one power are summed as integers.
+// Mass is the sum of exp(logit/temperature) over tokens, held so that the sums
+// of parts add up to the sum of the whole to the last bit, in whatever order:
+// every term is a power of two times an integer of 24 bits, and the terms of one
+// power are added as integers.
 //
-// Sums[i] belongs to the power Exponent-i, so that the largest term of all is
-// in Sums[0]. Terms smaller than the largest by more than massKept powers are
-// left out. The zero value is the mass of nothing.
+// Sums[i] belongs to the power Exponent-i. Terms that are smaller than the
+// largest one by massKept powers or more are left out. The zero value is the
+// mass of nothing.
 type Mass struct {
 	Exponent int32
 	Sums     []uint64 // massKept of them, or none
 }
 
+// MassSums is the length of Mass.Sums.
+const MassSums = massKept
+
 const (
-	// massKept powers are kept, massUsed of them below the best token make the
-	// total: what is between lets a draw lower the best tokens and still know
-	// the total exactly.
-	massKept = 80
+	// massUsed powers below the best token make the total; massKept are kept, so
+	// that a penalty may lower the best tokens and the total is still known.
 	massUsed = 48
+	massKept = 80
 	massUnit = 23 // bits of a term's fraction
 )
 
-// term splits exp2(x) into a power and an integer: integer * 2^(power-massUnit).
-func term(x float64) (power int32, integer uint64) {
-	n := math.Floor(x)
-	f := float32(x - n)
-	// 2^f on [0, 1) with a relative error below 1e-7.
+// term splits 2^x: it is n * 2^(power-massUnit) with a relative error below
+// 3e-7. The conversions forbid fused operations, which would round otherwise
+// on other processors.
+func term(x float64) (power int32, n uint64) {
+	whole := math.Floor(x)
+	f := float32(x - whole)
 	p := float32(1.8775767e-3)
 	p = float32(p*f) + 8.9893397e-3
 	p = float32(p*f) + 5.5826318e-2
 	p = float32(p*f) + 2.4015361e-1
 	p = float32(p*f) + 6.9315308e-1
 	p = float32(p*f) + 9.9999994e-1
-	return int32(n), uint64(p * (1 << massUnit))
+	return int32(whole), uint64(p * (1 << massUnit))
+}
+
+// scale is what logits are multiplied by to become powers of two.
+func scale(temperature float32) float64 { return math.Log2E / float64(temperature) }
+
+// counts tells that a logit has a share of the mass. Infinite ones are left
+// out: a draw decides them before it comes to masses.
+func counts(l float32) bool { return l-l == 0 }
+
+// massOf sums a row, or a part of one, in which no counting logit is above top.
+func massOf(row []float32, top, temperature float32) Mass {
+	by := scale(temperature)
+	if !counts(top) {
+		top = float32(math.Inf(-1))
+		for _, l := range row {
+			if counts(l) {
+				top = max(top, l)
+			}
+		}
+		if !counts(top) {
+			return Mass{}
+		}
+	}
+	high := math.Floor(float64(top) * by)
+	if math.Abs(high) > 1<<30 {
+		return Mass{} // no temperature that a request may have comes here
+	}
+	m := Mass{Exponent: int32(high), Sums: make([]uint64, massKept)}
+	low := high - (massKept - 1)
+	for _, l := range row {
+		x := float64(l) * by
+		if x >= low && x < high+1 { // NaN and infinities are out
+			power, n := term(x)
+			m.Sums[m.Exponent-power] += n
+		}
+	}
+	return m
+}
+
+// add adds the mass of other tokens.
+func (m *Mass) add(o Mass) {
+	switch {
+	case len(o.Sums) != massKept:
+		return
+	case len(m.Sums) != massKept:
+		m.Exponent, m.Sums = o.Exponent, append([]uint64(nil), o.Sums...)
+		return
+	}
+	m.raise(o.Exponent)
+	for i, n := range o.Sums {
+		if at := int64(m.Exponent) - int64(o.Exponent) + int64(i); at < massKept {
+			m.Sums[at] += n
+		}
+	}
+}
+
+// raise makes room for terms of a higher power.
+func (m *Mass) raise(exponent int32) {
+	up := int64(exponent) - int64(m.Exponent)
+	if up <= 0 {
+		return
+	}
+	up = min(up, massKept)
+	copy(m.Sums[up:], m.Sums[:massKept-up])
+	clear(m.Sums[:up])
+	m.Exponent = exponent
+}
+
+// replace takes one logit out and puts another in.
+func (m *Mass) replace(old, new, temperature float32) {
+	by := scale(temperature)
+	if counts(old) && len(m.Sums) == massKept {
+		power, n := term(float64(old) * by)
+		if at := int64(m.Exponent) - int64(power); at >= 0 && at < massKept {
+			m.Sums[at] -= n
+		}
+	}
+	if counts(new) {
+		power, n := term(float64(new) * by)
+		if len(m.Sums) != massKept {
+			m.Exponent, m.Sums = power, make([]uint64, massKept)
+		}
+		m.raise(power)
+		if at := int64(m.Exponent) - int64(power); at < massKept {
+			m.Sums[at] += n
+		}
+	}
+}
+
+// log gives the natural logarithm of the mass; false: it is not known, since
+// too much of what was kept has been taken out, or there is none.
+func (m *Mass) log() (float64, bool) {
+	first := 0
+	for first < len(m.Sums) && m.Sums[first] == 0 {
+		first++
+	}
+	if first+massUsed > len(m.Sums) {
+		return 0, false
+	}
+	// The sum as an integer of 128 bits, in units of the last power used: exact.
+	var hi, lo uint64
+	for _, n := range m.Sums[first : first+massUsed] {
+		hi, lo = hi<<1|lo>>63, lo<<1
+		var carry uint64
+		lo, carry = bits.Add64(lo, n, 0)
+		hi += carry
+	}
+	total := float64(hi)*(1<<64) + float64(lo)
+	power := int(m.Exponent) - first - (massUsed - 1) - massUnit
+	return math.Log(total) + float64(power)*math.Ln2, true
 }

@@ -1,5 +1,10 @@
 package sample
 
+import (
+	"math"
+	"slices"
+)
+
 // Need is what a draw has to know of a row of logits. A rank that computes a
 // part of the vocabulary sends that much of its part (Extract), and no more.
 type Need struct {
@@ -36,4 +41,48 @@ type Row struct {
 	// Part is known. It is not changed.
 	Full []float32
 	Part
+}
+
+// Extract takes what n asks for from a part of a row that begins with token
+// first.
+func Extract(n Need, first int32, part []float32) Part {
+	var p Part
+	if n.Top > 0 {
+		top := topK(make([]candidate, 0, min(n.Top, len(part))), part, n.Top)
+		p.Top = make([]Candidate, len(top))
+		for i, c := range top {
+			p.Top[i] = Candidate{Token: first + c.token, Logit: c.logit}
+		}
+	}
+	for _, t := range n.Named {
+		if t >= first && int(t-first) < len(part) {
+			p.Named = append(p.Named, Candidate{Token: t, Logit: part[t-first]})
+		}
+	}
+	best := float32(math.NaN())
+	if len(p.Top) > 0 {
+		best = p.Top[0].Logit
+	}
+	if n.Mass {
+		p.Mass = massOf(part, best, 1)
+	}
+	if n.Warm > 0 {
+		p.Warm = massOf(part, best, n.Warm)
+	}
+	return p
+}
+
+// Merge puts the parts of one row together, in order of their tokens. What it
+// gives is what Extract gives of the whole row.
+func Merge(n Need, parts []Part) Part {
+	var p Part
+	for i := range parts {
+		p.Top = append(p.Top, parts[i].Top...)
+		p.Named = append(p.Named, parts[i].Named...)
+		p.Mass.add(parts[i].Mass)
+		p.Warm.add(parts[i].Warm)
+	}
+	slices.SortFunc(p.Top, func(a, b Candidate) int { return rank(a.Logit, a.Token, b.Logit, b.Token) })
+	p.Top = p.Top[:min(n.Top, len(p.Top))]
+	return p
 }

@@ -203,14 +203,18 @@ func (s *Sampler) candidates(logits []float32, top float32) []candidate {
 	return s.work
 }
 
-func byLogit(a, b candidate) int {
+func byLogit(a, b candidate) int { return rank(a.logit, a.token, b.logit, b.token) }
+
+// rank orders tokens by falling logit. Ties fall to the lower id: the order is
+// the same everywhere.
+func rank(la float32, ta int32, lb float32, tb int32) int {
 	switch {
-	case a.logit > b.logit:
+	case la > lb:
 		return -1
-	case a.logit < b.logit:
+	case la < lb:
 		return 1
 	}
-	return int(a.token) - int(b.token) // ties fall to the lower id: deterministic
+	return int(ta) - int(tb)
 }
 
 func softmax(c []candidate, top float32) {
