@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"strings"
 	"sync"
 	"testing"
 
@@ -21,6 +22,7 @@ import (
 // world is the shards that a test's group has started.
 type world struct {
 	mu       sync.Mutex
+	log      strings.Builder
 	lives    [][]*fake             // by shard
 	connects []wire.ConnectRequest // as the head got them
 	refuse   map[int]*wire.Failure // answer of a shard to Load
@@ -28,8 +30,14 @@ type world struct {
 	deaf     map[int]bool          // the next Connect of the shard gets no answer
 	apart    bool                  // every Connect is refused
 	loads    map[int]chan struct{} // Load waits for it
-	launched map[int]chan struct{} // closed with the first launch
 	started  map[int][]wire.LoadRequest
+}
+
+// Write collects the group's log.
+func (w *world) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.log.Write(b)
 }
 
 // fake is one life of a shard.
@@ -150,7 +158,7 @@ func (f *fake) handle(m wire.Frame) error {
 			return f.conn.SendJSON(wire.TypeFailure, m.Ref, refuse)
 		}
 		return f.conn.SendJSON(wire.TypeResult, m.Ref, wire.ModelInfo{
-			Description: "fake", Context: req.Context, Slots: req.Slots, Bytes: 100, Link: fmt.Sprintf("link-%d-%d", f.index, len(f.w.lives[f.index])),
+			Description: "fake", Context: req.Context, Slots: req.Slots, Bytes: 100, Link: fmt.Sprintf("link-%d-%d", f.index, f.w.births(f.index)),
 		})
 	case wire.TypeConnect:
 		return f.connect(m)
@@ -275,7 +283,7 @@ func (w *world) joins() []wire.ConnectRequest {
 // options makes a group of stages x ranks fakes, two layers a stage.
 func (w *world) options(stages, ranks int) Options {
 	o := Options{
-		Name: "demo", Build: "test", Executable: "fake", Logger: slog.New(slog.DiscardHandler),
+		Name: "demo", Build: "test", Executable: "fake", Logger: slog.New(slog.NewTextHandler(w, nil)),
 		Load: wire.LoadRequest{Paths: []string{"demo.gguf"}, Slots: 2, Context: 512},
 	}
 	var parts []int
