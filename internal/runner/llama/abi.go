@@ -59,6 +59,7 @@ const (
 	loadModeAuto      = -1
 	loadModeNone      = 0
 	loadModeMmap      = 1
+	lazyModeOff       = 0
 	lazyModeAuto      = 1
 	flashAttnAuto     = -1
 	unspecified       = -1

@@ -43,6 +43,7 @@ type Library struct {
 	contextDefaults                  func() contextParams
 	modelLoad                        func(string, modelParams) uintptr
 	modelLoadSplits                  func(unsafe.Pointer, uint64, modelParams) uintptr
+	modelLoadStream                  func(uintptr, modelParams) uintptr
 	modelFree                        func(uintptr)
 	contextNew                       func(uintptr, contextParams) uintptr
 	contextFree                      func(uintptr)
@@ -99,7 +100,8 @@ type Library struct {
 	opName                           func(int32) string
 
 	progress     *progressHook
-	evalCallback uintptr // of all contexts with hooks, made once
+	evalCallback uintptr  // of all contexts with hooks, made once
+	streams      *streams // nil: the system has none
 }
 
 // Open loads the libraries, checks that they are the pinned release with the
@@ -136,6 +138,7 @@ func Open(f Files, log func(level int, line string)) (*Library, error) {
 	}), 0)
 	l.progress.callback = progressCallback(l.progress)
 	l.evalCallback = newEvalCallback()
+	l.streams = openStreams()
 	l.loadBackends(f.Dir)
 	l.backendInit()
 	l.bindPool()
@@ -168,7 +171,8 @@ func (l *Library) bind(base, ggml, llama uintptr) error {
 		"llama_backend_init": &l.backendInit, "llama_log_set": &l.logSet,
 		"llama_model_default_params": &l.modelDefaults, "llama_context_default_params": &l.contextDefaults,
 		"llama_model_load_from_file": &l.modelLoad, "llama_model_load_from_splits": &l.modelLoadSplits,
-		"llama_model_free": &l.modelFree, "llama_init_from_model": &l.contextNew, "llama_free": &l.contextFree,
+		"llama_model_load_from_file_ptr": &l.modelLoadStream,
+		"llama_model_free":               &l.modelFree, "llama_init_from_model": &l.contextNew, "llama_free": &l.contextFree,
 		"llama_attach_threadpool": &l.attachPool,
 		"llama_get_memory":        &l.contextMemory, "llama_n_ctx_seq": &l.nCtxSeq,
 		"llama_decode": &l.decode, "llama_get_logits_ith": &l.logitsIth, "llama_synchronize": &l.synchronize,

@@ -12,6 +12,8 @@ type ModelOptions struct {
 	GPULayers int  // negative: all that fit
 	Mmap      bool // map the file; otherwise the library chooses
 	VocabOnly bool
+	// TempDir is for LoadSlice where it needs a file; "": the system's.
+	TempDir string
 	// Progress of the load, 0 to 1, called on the loading goroutine; may be nil.
 	// Windows reports none: a callback there can't take a float.
 	Progress func(float64)
@@ -34,6 +36,25 @@ func (l *Library) LoadModel(paths []string, o ModelOptions) (*Model, error) {
 	if len(paths) == 0 {
 		return nil, errors.New("load model: no file named")
 	}
+	return l.load(paths[0], o, func(p modelParams) uintptr {
+		if len(paths) == 1 {
+			return l.modelLoad(paths[0], p)
+		}
+		var pin runtime.Pinner
+		defer pin.Unpin()
+		ptrs := make([]unsafe.Pointer, len(paths))
+		for i, s := range paths {
+			c := append([]byte(s), 0)
+			pin.Pin(&c[0])
+			ptrs[i] = unsafe.Pointer(&c[0])
+		}
+		pin.Pin(&ptrs[0])
+		return l.modelLoadSplits(unsafe.Pointer(&ptrs[0]), uint64(len(ptrs)), p)
+	})
+}
+
+// load calls one of the library's ways to load a model.
+func (l *Library) load(name string, o ModelOptions, call func(modelParams) uintptr) (*Model, error) {
 	p := l.modelDefaults()
 	p.nGPULayers = int32(o.GPULayers)
 	if o.Mmap {
@@ -48,26 +69,11 @@ func (l *Library) LoadModel(paths []string, o ModelOptions) (*Model, error) {
 		p.progress = l.progress.callback
 	}
 	l.logs.reset()
-	var h uintptr
-	if len(paths) == 1 {
-		h = l.modelLoad(paths[0], p)
-	} else {
-		var pin runtime.Pinner
-		defer pin.Unpin()
-		ptrs := make([]unsafe.Pointer, len(paths))
-		for i, s := range paths {
-			c := append([]byte(s), 0)
-			pin.Pin(&c[0])
-			ptrs[i] = unsafe.Pointer(&c[0])
-		}
-		pin.Pin(&ptrs[0])
-		h = l.modelLoadSplits(unsafe.Pointer(&ptrs[0]), uint64(len(ptrs)), p)
-	}
+	h := call(p)
 	if h == 0 {
-		return nil, &LoadError{Path: paths[0], Cause: l.logs.cause()}
+		return nil, &LoadError{Path: name, Cause: l.logs.cause()}
 	}
-	m := &Model{lib: l, handle: h, vocab: l.modelVocab(h)}
-	return m, nil
+	return &Model{lib: l, handle: h, vocab: l.modelVocab(h)}, nil
 }
 
 // Close frees the weights. Contexts must be closed before.
