@@ -30,6 +30,8 @@ var layers = []struct {
 	{"leaf", true, []string{"api", "internal/bytesize", "internal/nearest", "internal/ids", "internal/buildinfo", "internal/interrupt"}},
 	{"core", true, []string{"internal/gguf/...", "internal/chat/...", "internal/generation/...", "internal/cluster/...", "internal/runner/wire",
 		"internal/runner/schedule", "internal/runner/sample"}},
+	// Below the runner and its shards, which stand side by side on it.
+	{"link", false, []string{"internal/runner/link"}},
 	{"adapter", false, []string{"client", "internal/hostinfo/...", "internal/home/...", "internal/config/...", "internal/library/...", "internal/engine/...",
 		"internal/supervise/...", "internal/bench/...", "internal/mesh/...", "internal/hub/...", "internal/store/...", "internal/telemetry/...",
 		"internal/runner/..."}},
@@ -41,7 +43,7 @@ var layers = []struct {
 	{"node", false, []string{"internal/node/..."}},
 	{"program", false, []string{"cmd/skein"}},
 	// Test support and tools of the build may import what they test or pack.
-	{"tool", true, []string{"internal/gguf/gguftest", "internal/sim/...", "internal/fleettest/...", "scripts/..."}},
+	{"tool", true, []string{"internal/gguf/gguftest", "internal/sim/...", "internal/fleettest/...", "internal/nettest/...", "scripts/..."}},
 }
 
 // ban forbids imports beyond the layers.

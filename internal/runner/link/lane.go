@@ -1,0 +1,157 @@
+package link
+
+import (
+	"io"
+	"net"
+	"sync"
+)
+
+// lane moves the bytes of a fast connection without waiting. Reads come from
+// one goroutine at a time, writes too.
+type lane interface {
+	// read gives what is there; 0 and no error: nothing now.
+	read(b []byte) (int, error)
+	// write takes what fits; 0 and no error: full.
+	write(b []byte) (int, error)
+	// flush moves on what write took and the kernel did not; done says that
+	// nothing is left.
+	flush() (done bool, err error)
+	// shut ends both directions; what waits for them wakes.
+	shut()
+	// close frees the descriptor; nobody may use the lane any more.
+	close()
+}
+
+// sleeper lets a goroutine sleep until one of its lanes can go on.
+type sleeper interface {
+	// sleep returns when one of readers has bytes, one of writers takes some,
+	// or wake was called since the last sleep.
+	sleep(readers, writers []lane)
+	wake()
+	close()
+}
+
+// pump is a lane over any connection, by two goroutines that wait for it. It
+// serves where sockets can't be polled, and in tests with a clock of their own.
+type pump struct {
+	conn   net.Conn
+	notify func() // something has changed
+	done   sync.WaitGroup
+
+	mu   sync.Mutex // guards the rest
+	in   []byte
+	err  error // ends reading, after in
+	out  []byte
+	werr error
+	more *sync.Cond // out or shutdown changed, or in was taken
+	gone bool
+}
+
+// pumpBuffer bounds what a pump reads ahead, in bytes.
+const pumpBuffer = 4 << 20
+
+func newPump(conn net.Conn, notify func()) *pump {
+	p := &pump{conn: conn, notify: notify}
+	p.more = sync.NewCond(&p.mu)
+	p.done.Go(p.reading)
+	p.done.Go(p.writing)
+	return p
+}
+
+func (p *pump) reading() {
+	b := make([]byte, 256<<10)
+	for {
+		n, err := p.conn.Read(b)
+		p.mu.Lock()
+		for len(p.in) > pumpBuffer && !p.gone {
+			p.more.Wait()
+		}
+		p.in = append(p.in, b[:n]...)
+		p.err = err
+		p.mu.Unlock()
+		p.notify()
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (p *pump) writing() {
+	for {
+		p.mu.Lock()
+		for len(p.out) == 0 && !p.gone {
+			p.more.Wait()
+		}
+		b := p.out
+		p.out = nil
+		p.mu.Unlock()
+		if len(b) == 0 {
+			return
+		}
+		if _, err := p.conn.Write(b); err != nil {
+			p.mu.Lock()
+			p.werr = err
+			p.mu.Unlock()
+			p.notify()
+			return
+		}
+	}
+}
+
+func (p *pump) read(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := copy(b, p.in)
+	p.in = p.in[n:]
+	if n == 0 {
+		return 0, p.err
+	}
+	p.more.Broadcast()
+	return n, nil
+}
+
+// write takes everything: who sends bounds what waits.
+func (p *pump) write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.werr != nil {
+		return 0, p.werr
+	}
+	if p.gone {
+		return 0, io.ErrClosedPipe
+	}
+	p.out = append(p.out, b...)
+	p.more.Broadcast()
+	return len(b), nil
+}
+
+func (p *pump) flush() (bool, error) { return true, nil }
+
+func (p *pump) shut() {
+	p.mu.Lock()
+	p.gone = true
+	p.more.Broadcast()
+	p.mu.Unlock()
+	p.conn.Close() // nothing that it could say would change what follows
+}
+
+func (p *pump) close() {
+	p.shut()
+	p.done.Wait()
+}
+
+// bell is the sleeper of pumps.
+type bell chan struct{}
+
+func newBell() bell { return make(bell, 1) }
+
+func (b bell) sleep(_, _ []lane) { <-b }
+
+func (b bell) wake() {
+	select {
+	case b <- struct{}{}:
+	default: // rings already
+	}
+}
+
+func (b bell) close() {}

@@ -1,0 +1,294 @@
+package link
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+)
+
+// How long a broken mesh goes on, to tell the others and to hear from them.
+const (
+	lastWords = 300 * time.Millisecond
+	maxCause  = 1 << 10
+)
+
+// fail breaks the mesh once and tells all others. It returns the error that
+// all calls give from now on.
+func (m *Mesh) fail(culprit int, cause string) error {
+	m.once.Do(func() {
+		if len(cause) > maxCause {
+			cause = cause[:maxCause]
+		}
+		m.cause.Store(&BrokenError{Culprit: culprit, Cause: cause})
+		body := marshal(abortBody{Culprit: culprit, Cause: cause})
+		for _, p := range m.peers {
+			if p == nil {
+				continue
+			}
+			p.out.Lock()
+			clear(p.queue)
+			p.queue, p.last = p.queue[:0], true
+			p.enqueue(header{kind: kindAbort}, append(make([]byte, headerSize), body...))
+			p.out.Unlock()
+			// A peer that does not read must not keep the writer; an error here
+			// ends the writer sooner.
+			_ = p.bulk.SetWriteDeadline(time.Now().Add(lastWords))
+		}
+		close(m.broken)
+		m.sleeper.wake()
+		m.flusher.wake()
+	})
+	return m.Err()
+}
+
+// lost takes the end of a fast lane. Whose fault it is the bulk lane knows
+// better: an abort may have come before the end.
+func (m *Mesh) lost(p *peer, err error) error {
+	if errors.Is(err, errFrame) {
+		return m.fail(p.index, "its bytes are damaged: "+err.Error())
+	}
+	timer := time.NewTimer(lastWords)
+	defer timer.Stop()
+	select {
+	case <-m.broken:
+		return m.Err()
+	case <-timer.C:
+		return m.fail(p.index, ended(err))
+	}
+}
+
+// lostLater is lost of a goroutine that nobody waits for.
+func (m *Mesh) lostLater(p *peer, err error) { _ = m.lost(p, err) }
+
+// ended says what the end of a connection means.
+func ended(err error) string {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.ErrClosedPipe):
+		return "closed its connection: its process has ended"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return "no answer: " + err.Error()
+	}
+	return "its connection broke: " + err.Error()
+}
+
+// hearing notes that bytes came.
+type hearing struct{ p *peer }
+
+func (h hearing) Read(b []byte) (int, error) {
+	n, err := h.p.bulk.Read(b)
+	if n > 0 {
+		h.p.silent.Store(0)
+	}
+	return n, err
+}
+
+// bulkReading takes frames off a bulk lane until it ends.
+func (m *Mesh) bulkReading(p *peer) {
+	r := bufio.NewReaderSize(hearing{p}, 64<<10)
+	for count := uint32(0); ; count++ {
+		f, err := readFrame(r, MaxPayload, count, m.summed)
+		switch {
+		case m.cause.Load() != nil:
+		case err == nil:
+			err = m.bulkFrame(p, f)
+		case errors.Is(err, errFrame):
+			_ = m.fail(p.index, "its bytes are damaged: "+err.Error())
+		default:
+			_ = m.fail(p.index, ended(err))
+		}
+		if err != nil || m.cause.Load() != nil {
+			break
+		}
+	}
+	// What is unread when a socket is closed would reset the connection, and
+	// take our abort with it.
+	_, _ = io.Copy(io.Discard, r)
+}
+
+func (m *Mesh) bulkFrame(p *peer, f frame) error {
+	switch f.kind {
+	case kindBeat:
+		if len(f.payload) != 2 {
+			return m.fail(p.index, fmt.Sprintf("sent a beat of %d bytes", len(f.payload)))
+		}
+		p.waiting.Store(int64(f.payload[0]) + int64(f.payload[1])<<8 - 1)
+	case kindReady:
+		p.ready.Store(true)
+		m.countReady()
+	case kindAbort:
+		var a abortBody
+		if err := json.Unmarshal(f.payload, &a); err != nil || a.Culprit < -1 || a.Culprit >= len(m.peers) {
+			return m.fail(p.index, "sent an abort that can't be read")
+		}
+		return m.fail(a.Culprit, strings.ToValidUTF8(a.Cause, "?"))
+	default:
+		if f.kind > lastPublic {
+			return m.fail(p.index, fmt.Sprintf("sent %v on the bulk lane", f.kind))
+		}
+		if err := p.store(f); err != nil {
+			return m.fail(p.index, err.Error())
+		}
+		m.wake()
+	}
+	return nil
+}
+
+func (m *Mesh) countReady() {
+	for _, p := range m.peers {
+		if p != nil && !p.ready.Load() {
+			return
+		}
+	}
+	m.allReady.Do(func() { close(m.joined) })
+}
+
+// bulkWriting sends what is queued for a bulk lane until the last frame.
+func (m *Mesh) bulkWriting(p *peer) {
+	for count := uint32(0); ; {
+		p.out.Lock()
+		if len(p.queue) == 0 {
+			last := p.last
+			p.out.Unlock()
+			if last {
+				if half, ok := p.bulk.(interface{ CloseWrite() error }); ok {
+					_ = half.CloseWrite() // the connection may have ended before
+				}
+				return
+			}
+			<-p.work
+			continue
+		}
+		s := p.queue[0]
+		p.queue[0] = sending{}
+		p.queue = p.queue[1:]
+		p.queued -= len(s.bytes)
+		p.out.Unlock()
+		seal(s.bytes, s.header, &count, m.summed)
+		if _, err := p.bulk.Write(s.bytes); err != nil {
+			// The reader of this lane, or the beats, will say what happened.
+			m.lostLater(p, err)
+			return
+		}
+	}
+}
+
+// watching sends beats and counts the silence of others and the step's time,
+// in ticks: a process that was stopped does not blame the others for the time
+// it missed itself.
+func (m *Mesh) watching() {
+	ticker := time.NewTicker(m.tick)
+	defer ticker.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-m.broken:
+			return
+		case <-ticker.C:
+		}
+		if n%2 == 0 {
+			m.beat()
+		}
+		select {
+		case <-m.joined:
+			m.checkSilence()
+			m.checkDeadline()
+		default:
+		}
+	}
+}
+
+func (m *Mesh) beat() {
+	body := beatBody(m.waitingFor.Load())
+	for _, p := range m.peers {
+		if p == nil {
+			continue
+		}
+		p.out.Lock()
+		// Where frames wait, their bytes show that this shard lives.
+		if len(p.queue) == 0 && !p.last {
+			p.enqueue(header{kind: kindBeat}, append(make([]byte, headerSize), body...))
+		}
+		p.out.Unlock()
+	}
+}
+
+func (m *Mesh) checkSilence() {
+	limit := int64(m.o.Silence / m.tick)
+	worst, heard, others := -1, 0, 0
+	for _, p := range m.peers {
+		if p == nil {
+			continue
+		}
+		others++
+		silent := p.silent.Add(1)
+		if silent >= limit {
+			worst = p.index
+		}
+		if silent <= 4 {
+			heard++
+		}
+	}
+	switch {
+	case worst < 0:
+	case heard == 0 && others > 1:
+		_ = m.fail(m.o.Self, fmt.Sprintf("hears nobody since %v: its network is down", m.o.Silence))
+	default:
+		_ = m.fail(worst, fmt.Sprintf("silent for %v: it is stopped, or the network between is cut", m.o.Silence))
+	}
+}
+
+func (m *Mesh) checkDeadline() {
+	if m.deadline.Load() == 0 || m.deadline.Add(-1) > 0 {
+		return
+	}
+	// Who waits is not to blame: follow the chain to one who computes.
+	at, seen := int64(m.o.Self), make([]bool, len(m.peers))
+	next := m.waitingFor.Load()
+	for next >= 0 && next < int64(len(m.peers)) && !seen[at] {
+		seen[at] = true
+		at = next
+		if p := m.peers[at]; p != nil {
+			next = p.waiting.Load()
+		} else {
+			next = m.waitingFor.Load()
+		}
+	}
+	if seen[at] {
+		at = -1 // they wait for each other
+	}
+	_ = m.fail(int(at), fmt.Sprintf("the step is not done after %v", time.Duration(m.bound.Load())))
+}
+
+// Close leaves the group and joins all goroutines. Calls of other goroutines
+// end first.
+func (m *Mesh) Close() {
+	m.closing.Do(func() {
+		_ = m.fail(m.o.Self, "left the group")
+		m.writers.Wait()
+		for _, p := range m.peers {
+			if p != nil {
+				p.fast.shut()
+				_ = p.bulk.SetReadDeadline(time.Now().Add(lastWords))
+			}
+		}
+		m.readers.Wait()
+		m.others.Wait()
+		m.receiving.Lock()
+		defer m.receiving.Unlock()
+		for _, p := range m.peers {
+			if p != nil {
+				p.out.Lock() // a Send may be in the lane
+				p.fast.close()
+				p.out.Unlock()
+				_ = p.bulk.Close()
+			}
+		}
+		m.sleeper.close()
+		m.flusher.close()
+	})
+}
