@@ -35,24 +35,25 @@ func (m Metadata) Without(drop func(key string) bool) Metadata {
 	return Metadata{}.With(kept...)
 }
 
-// Cut gives the elements [from, to) of an array of numbers or truth values.
-func (kv KV) Cut(from, to uint64) (KV, error) {
-	size := uint64(kv.Elem.size())
+// Pick gives the elements of an array of numbers or truth values at the
+// indexes, in their order.
+func (kv KV) Pick(indexes []int) (KV, error) {
+	size := int(kv.Elem.size())
 	if kv.Type != TypeArray || size == 0 {
-		return KV{}, fmt.Errorf("metadata %q is not an array of numbers and can't be cut", kv.Key)
-	}
-	if from > to || to > kv.Len {
-		return KV{}, fmt.Errorf("metadata %q has %d elements, not %d", kv.Key, kv.Len, to)
+		return KV{}, fmt.Errorf("metadata %q is not an array of numbers", kv.Key)
 	}
 	p, err := kv.payload()
 	if err != nil {
 		return KV{}, err
 	}
 	out := kv
-	out.raw = slices.Clone(p[from*size : to*size])
-	if out.raw == nil {
-		out.raw = []byte{}
+	out.raw = make([]byte, 0, size*len(indexes))
+	for _, i := range indexes {
+		if i < 0 || uint64(i) >= kv.Len {
+			return KV{}, fmt.Errorf("metadata %q has %d elements, not %d", kv.Key, kv.Len, i+1)
+		}
+		out.raw = append(out.raw, p[i*size:(i+1)*size]...)
 	}
-	out.Len, out.size, out.src, out.off = to-from, int64(len(out.raw)), nil, 0
+	out.Len, out.size, out.src, out.off = uint64(len(indexes)), int64(len(out.raw)), nil, 0
 	return out, nil
 }

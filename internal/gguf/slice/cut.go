@@ -70,6 +70,12 @@ func whole(t gguf.Tensor, base int64) Tensor {
 	return Tensor{Tensor: t, Source: []Range{{Part: t.Part, Offset: base + t.Offset, Length: t.Bytes, Count: 1}}}
 }
 
+// empty is a tensor of the same shape that is full of zeros, which every type
+// decodes to zeros.
+func empty(t gguf.Tensor) Tensor {
+	return Tensor{Tensor: t, Source: []Range{{Part: -1, Length: t.Bytes, Count: 1, Fill: []byte{0}}}}
+}
+
 // encode lays the draft out as a file.
 func (d *draft) encode() (*File, error) {
 	plain := make([]gguf.Tensor, len(d.tensors))

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/skein-run/skein/internal/gguf"
+	"github.com/skein-run/skein/internal/gguf/slice/stage"
 )
 
 // fewRows is how many rows of the vocabulary a stage keeps that has no output
@@ -15,90 +16,71 @@ const fewRows = 32
 
 // cutLayers makes the draft of a stage with whole layers.
 func cutLayers(m *gguf.Model, spec Spec) (*draft, error) {
-	d := &draft{model: m, arch: m.Arch(), spec: spec, meta: m.Metadata}
-	layers, ok := m.Uint(d.key("block_count"))
-	if !ok || layers > 1<<16 {
-		return nil, fmt.Errorf("the model has no usable %s: %w", d.key("block_count"), gguf.ErrDamaged)
+	s, err := stage.Read(m)
+	if err != nil {
+		return nil, err
 	}
-	n := int(layers)
-	if spec.First < 0 || spec.End > n || spec.First >= spec.End {
-		return nil, fmt.Errorf("the model has layers [0, %d); name at least one of these", n)
+	st, err := s.Stage(spec.First, spec.End)
+	if err != nil {
+		return nil, err
 	}
-	table, ok := m.Tensor("token_embd.weight")
-	if !ok || table.Dims != 2 {
-		return nil, fmt.Errorf("the model has no table token_embd.weight: %w", ErrRefused)
-	}
+	d := &draft{model: m, arch: m.Arch(), spec: spec}
+	table, _ := m.Tensor("token_embd.weight") // stage.Read refuses a model without it
 	width, vocab := int(table.Shape[0]), int(table.Shape[1])
-	last := spec.End == n
-	d.run = Run{Arch: d.arch, Embedding: width, Vocabulary: vocab, Positions: 1}
+	d.run = Run{Arch: d.arch, Embedding: width, Vocabulary: vocab, Positions: st.Positions, Enter: st.Enter}
 	rows := min(fewRows, vocab)
+	last := spec.End == s.Layers
 	if last {
 		d.run.VocabCount, rows = vocab, vocab
 	} else {
-		d.run.Capture = "l_out-" + strconv.Itoa(spec.End-spec.First-1)
+		d.run.Capture = st.End
 	}
 	if spec.First == 0 {
 		t := whole(table, m.Parts()[table.Part].DataOffset)
-		d.run.Embed = &Embed{Type: table.Type, Row: int64(table.Type.RowBytes(table.Shape[0])), Rows: t.Source[0], Scale: 1}
+		d.run.Embed = &Embed{Type: table.Type, Row: int64(table.Type.RowBytes(table.Shape[0])), Rows: t.Source[0], Scale: st.Scale}
 	}
-	if err := d.cutMetadata(n, rows); err != nil {
-		return nil, err
-	}
-	return d, d.takeTensors(rows, last)
-}
-
-// cutMetadata renumbers what counts layers and drops the tokenizer.
-func (d *draft) cutMetadata(layers, rows int) error {
-	first, end := d.spec.First, d.spec.End
-	d.meta = d.meta.Without(func(key string) bool {
+	// Every shard is addressed by token ids that it never sees, so none has a
+	// tokenizer; the engine takes the size of its vocabulary from vocab_size.
+	d.meta = st.Metadata.Without(func(key string) bool {
 		return strings.HasPrefix(key, "tokenizer.") || strings.HasPrefix(key, "split.")
 	})
-	for _, kv := range d.meta.Pairs() {
-		name, ours := strings.CutPrefix(kv.Key, d.arch+".")
-		if !ours || kv.Type != gguf.TypeArray || !slices.Contains(layerArrays, name) || kv.Len != uint64(layers) {
-			continue
-		}
-		cut, err := kv.Cut(uint64(first), uint64(end))
-		if err != nil {
-			return err
-		}
-		d.meta = d.meta.With(cut)
-	}
-	if lead, ok := d.meta.Int(d.key("leading_dense_block_count")); ok {
-		if err := d.set(d.key("leading_dense_block_count"), uint32(min(max(lead-int64(first), 0), int64(end-first)))); err != nil {
-			return err
-		}
-	}
-	if err := d.set(d.key("block_count"), uint32(end-first)); err != nil {
-		return err
-	}
 	if err := d.set("tokenizer.ggml.model", "no_vocab"); err != nil {
-		return err
+		return nil, err
 	}
-	return d.set(d.key("vocab_size"), uint32(rows))
-}
-
-// layerArrays are the keys whose arrays have one entry a layer.
-var layerArrays = []string{
-	"attention.head_count", "attention.head_count_kv", "feed_forward_length",
-	"attention.sliding_window_pattern", "expert_feed_forward_length", "expert_used_count",
+	if err := d.set(d.key("vocab_size"), uint32(rows)); err != nil {
+		return nil, err
+	}
+	return d, d.takeTensors(st, rows, last)
 }
 
 // takeTensors picks the stage's tensors under their new names.
-func (d *draft) takeTensors(rows int, last bool) error {
+func (d *draft) takeTensors(st stage.Stage, rows int, last bool) error {
 	parts := d.model.Parts()
 	for _, t := range d.model.Tensors() {
 		w := whole(t, parts[t.Part].DataOffset)
-		if layer, rest, ok := layerOf(t.Name); ok {
-			if layer < d.spec.First || layer >= d.spec.End {
-				continue
+		layer, rest, ok := layerOf(t.Name)
+		if ok {
+			for place, l := range st.Layers {
+				if l != layer {
+					continue
+				}
+				at := w
+				if place >= st.Own {
+					at = empty(t)
+				}
+				at.Name = "blk." + strconv.Itoa(place) + "." + rest
+				d.tensors = append(d.tensors, at)
 			}
-			w.Name = "blk." + strconv.Itoa(layer-d.spec.First) + "." + rest
-		} else if vocabulary(t, d.run.Vocabulary) && !last {
+			continue
+		}
+		if vocabulary(t, d.run.Vocabulary) && !last {
 			var err error
 			if w, err = w.rows(0, uint64(rows)); err != nil {
 				return err
 			}
+		}
+		if slices.Contains(st.Zero, t.Name) {
+			w = empty(t)
 		}
 		d.tensors = append(d.tensors, w)
 	}

@@ -10,9 +10,8 @@
 package slice
 
 import (
-	"errors"
-
 	"github.com/skein-run/skein/internal/gguf"
+	"github.com/skein-run/skein/internal/gguf/slice/stage"
 )
 
 // Spec names one shard of a model.
@@ -79,6 +78,11 @@ type Run struct {
 	// Capture is the graph node that ends a stage ("l_out-13": the hidden
 	// states after its last layer); "" in the last stage, which gives logits.
 	Capture string
+	// Enter is the graph node whose value the fed hidden states replace: when
+	// it has been computed, they are written over it ("inp_scaled" of gemma in
+	// a later stage, where the library would scale them again). "": hidden
+	// states are used as they are fed.
+	Enter string
 	// Reduce lists what tensor ranks sum up after each layer's parts; empty
 	// without ranks.
 	Reduce []Reduction
@@ -108,4 +112,4 @@ type Reduction struct {
 }
 
 // ErrRefused is in every error about a model that must not be cut this way.
-var ErrRefused = errors.New("placed whole instead")
+var ErrRefused = stage.ErrRefused
