@@ -1,0 +1,188 @@
+package placement
+
+import (
+	"cmp"
+	"math"
+	"slices"
+)
+
+// ends gives, for each first layer, the largest end of a piece that fits
+// stage g; first itself where none does. Invariant: it never falls as first
+// grows, since a piece within another never takes more memory.
+func (t *table) ends(g *stage) []int {
+	n := len(t.sums.m.Layers)
+	out := make([]int, n)
+	end := 0
+	for first := range n {
+		end = max(end, first)
+		for end < n && t.stageFits(g, first, end+1) {
+			end++
+		}
+		out[first] = end
+	}
+	return out
+}
+
+func (t *table) stageFits(g *stage, first, end int) bool {
+	for i, s := range g.seats {
+		if !t.fits(piece{first: first, end: end, units: g.units[i], all: g.all}, s) {
+			return false
+		}
+	}
+	return true
+}
+
+// least is the smallest end of a stage that begins with a layer, beyond all
+// layers if there is none.
+func (t *table) least(first int) int {
+	if t.sums.m.Least == nil {
+		return first + 1
+	}
+	if end := t.sums.m.Least[first]; end > first {
+		return end
+	}
+	return len(t.sums.m.Layers) + 1
+}
+
+// split gives each stage its layers, all stages at least one, near to what
+// their speed and memory call for. It reports false when they do not fit.
+func (t *table) split(stages []*stage) bool {
+	n, k := len(t.sums.m.Layers), len(stages)
+	if k > n {
+		return false
+	}
+	// reach[s][i]: stages s and later can hold the layers from i on.
+	reach := make([][]bool, k+1)
+	reach[k] = make([]bool, n+1)
+	reach[k][n] = true
+	fit := make([][]int, k)
+	before := make([]int, n+2) // before[j]: how many i < j are reachable in the next stage
+	for s := k - 1; s >= 0; s-- {
+		for j := range n + 1 {
+			before[j+1] = before[j]
+			if reach[s+1][j] {
+				before[j+1]++
+			}
+		}
+		fit[s] = t.ends(stages[s])
+		reach[s] = make([]bool, n+1)
+		for i := range n {
+			low, high := t.least(i), fit[s][i]
+			reach[s][i] = low <= high && before[high+1]-before[low] > 0
+		}
+	}
+	if !reach[0][0] {
+		return false
+	}
+	wanted := t.wanted(stages)
+	first := 0
+	for s, g := range stages {
+		g.first = first
+		best := -1
+		for j := t.least(first); j <= fit[s][first]; j++ {
+			t.steps++
+			if reach[s+1][j] && (best < 0 || math.Abs(t.position(j)-wanted[s]) < math.Abs(t.position(best)-wanted[s])) {
+				best = j
+			}
+		}
+		g.end = best
+		first = best
+	}
+	return true
+}
+
+// position is where a cut before layer j lies, in bytes that a token reads.
+func (t *table) position(j int) float64 {
+	at := float64(t.sums.read[j].Sum())
+	if j == len(t.sums.m.Layers) {
+		at += float64(t.sums.m.HeadRead.Sum())
+	}
+	return at
+}
+
+// wanted is where each stage should end: they would take equal time, as far as
+// memory allows.
+func (t *table) wanted(stages []*stage) []float64 {
+	total := t.position(len(t.sums.m.Layers))
+	weights := float64(t.sums.weights[len(t.sums.m.Layers)].Sum()) + float64(t.sums.m.Head.Sum())
+	whole := float64(t.sums.memory(piece{first: 0, end: len(t.sums.m.Layers), units: 1, all: 1}).Total) * 1.1
+	speeds, most := make([]float64, len(stages)), make([]float64, len(stages))
+	for s, g := range stages {
+		speeds[s] = g.speed()
+		room := math.Inf(1) // bytes of the stage, all ranks together
+		for i, seat := range g.seats {
+			room = min(room, float64(seat.free)*float64(g.all)/float64(g.units[i]))
+		}
+		most[s] = room / max(whole, weights, 1) * total
+	}
+	ends := fill(total, speeds, most)
+	for s := 1; s < len(ends); s++ {
+		ends[s] += ends[s-1]
+	}
+	return ends
+}
+
+// fill shares an amount out in proportion to speeds, nobody getting more than
+// their most; what is left over when all are full goes by speed again.
+func fill(amount float64, speeds, most []float64) []float64 {
+	order := make([]int, len(speeds))
+	speed := 0.0
+	for i := range order {
+		order[i] = i
+		speed += speeds[i]
+	}
+	slices.SortFunc(order, func(a, b int) int {
+		return cmp.Or(cmp.Compare(most[a]*speeds[b], most[b]*speeds[a]), cmp.Compare(a, b))
+	})
+	out := make([]float64, len(speeds))
+	left, fast := amount, speed
+	for _, i := range order {
+		share := left * speeds[i] / max(fast, math.SmallestNonzeroFloat64)
+		out[i] = min(share, most[i])
+		left, fast = left-out[i], fast-speeds[i]
+	}
+	if left > 0 {
+		for i := range out {
+			out[i] += left * speeds[i] / speed
+		}
+	}
+	return out
+}
+
+// whole turns shares of a number of units into whole units, each at least 1
+// and at most its most. It reports false when they can't be shared out.
+func whole(units int, shares []float64, most []int) ([]int, bool) {
+	out := make([]int, len(shares))
+	left := units
+	for i, share := range shares {
+		if most[i] < 1 {
+			return nil, false
+		}
+		out[i] = min(max(int(share), 1), most[i])
+		left -= out[i]
+	}
+	for left != 0 {
+		// The one that is furthest from its share gives or takes one.
+		best := -1
+		for i := range out {
+			if left > 0 && out[i] >= most[i] || left < 0 && out[i] <= 1 {
+				continue
+			}
+			if best < 0 || left > 0 && shares[i]-float64(out[i]) > shares[best]-float64(out[best]) ||
+				left < 0 && shares[i]-float64(out[i]) < shares[best]-float64(out[best]) {
+				best = i
+			}
+		}
+		if best < 0 {
+			return nil, false
+		}
+		if left > 0 {
+			out[best]++
+			left--
+		} else {
+			out[best]--
+			left++
+		}
+	}
+	return out, true
+}

@@ -1,0 +1,337 @@
+// Package profile reads from a model file what placement needs to know of it:
+// sizes layer by layer, and how it may be cut. It finds both out by cutting
+// (package slice) and by reading the shards' own metadata (package hyper), so
+// that placement and shards can't disagree.
+//
+// It is pure, like placement; it imports gguf, gguf/hyper, gguf/slice and
+// placement alone. All functions may be called from any goroutine.
+package profile
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/skein-run/skein/internal/cluster/placement"
+	"github.com/skein-run/skein/internal/gguf"
+	"github.com/skein-run/skein/internal/gguf/hyper"
+	"github.com/skein-run/skein/internal/gguf/slice"
+)
+
+// maxUnits bounds the pieces that ranks share out, where the model has no KV
+// heads to bound them.
+const maxUnits = 16
+
+// Of makes the profile of a model for KV caches of f16. A model that must not
+// be cut has a profile too, with the reason in it.
+func Of(m *gguf.Model, name string) (placement.Model, error) {
+	p, err := of(m, name)
+	if err != nil {
+		return placement.Model{}, fmt.Errorf("profile %s: %w", name, err)
+	}
+	return p, nil
+}
+
+func of(m *gguf.Model, name string) (placement.Model, error) {
+	h, err := hyper.Read(m)
+	if err != nil {
+		return placement.Model{}, err
+	}
+	n := h.Layers + h.Draft
+	out := placement.Model{
+		Name: name, Layers: make([]placement.Layer, n), Embedding: h.Embedding, Vocabulary: h.Vocabulary,
+		Window: h.Window, Whole: m.TensorBytes(), Units: 1,
+	}
+	experts := 1.0
+	if h.Experts > 0 && h.ExpertsUsed > 0 {
+		experts = min(1, float64(h.ExpertsUsed)/float64(h.Experts))
+	}
+	whole, err := measure(m, n, experts)
+	if err != nil {
+		return out, err
+	}
+	for i, w := range whole.layers {
+		out.Whole -= w.weights
+		out.Layers[i] = placement.Layer{Weights: placement.Part{Shared: w.weights}, Read: placement.Part{Shared: w.read}, Flops: w.flops,
+			Cell: placement.Part{Shared: w.Cell}, Windowed: w.Windowed, State: placement.Part{Shared: w.State}, Scratch: placement.Part{Shared: w.Scratch}}
+	}
+	out.HeadRead.Shared = headBytes(m)
+	ends(m, &out, n)
+	ranks(m, &out, n, h, experts)
+	return out, nil
+}
+
+// sizes is what one layer has.
+type sizes struct {
+	hyper.Layer
+	weights, read int64
+	flops         float64
+}
+
+// measured is a model or a shard, layer by layer.
+type measured struct {
+	layers []sizes
+	rest   int64 // bytes of weights outside the layers
+	head   int64 // bytes of the output head's matrix
+}
+
+// measure sums up the tensors of each layer. experts is the share of them that
+// a token is sent to.
+func measure(m *gguf.Model, layers int, experts float64) (measured, error) {
+	h, err := hyper.Read(m)
+	if err != nil {
+		return measured{}, err
+	}
+	each, err := h.PerLayer(hyper.Spec{Context: 1, Slots: 1})
+	if err != nil {
+		return measured{}, err
+	}
+	out := measured{layers: make([]sizes, layers), head: headBytes(m)}
+	for i, l := range each {
+		if i < layers {
+			out.layers[i].Layer = l
+		}
+	}
+	for _, t := range m.Tensors() {
+		i, rest, ok := layerOf(t.Name)
+		if !ok || i >= layers {
+			out.rest += t.Bytes
+			continue
+		}
+		share := 1.0
+		if strings.Contains(rest, "_exps") {
+			share = experts
+		}
+		l := &out.layers[i]
+		l.weights += t.Bytes
+		l.read += int64(float64(t.Bytes) * share)
+		if t.Dims > 1 {
+			l.flops += 2 * float64(t.Elements()) * share
+		}
+	}
+	return out, nil
+}
+
+// headBytes is the size of the output head's matrix, which may be the
+// embedding table.
+func headBytes(m *gguf.Model) int64 {
+	for _, name := range []string{"output.weight", "token_embd.weight"} {
+		if t, ok := m.Tensor(name); ok {
+			return t.Bytes
+		}
+	}
+	return 0
+}
+
+// layerOf splits "blk.3.attn_q.weight" into 3 and "attn_q.weight".
+func layerOf(name string) (int, string, bool) {
+	s, ok := strings.CutPrefix(name, "blk.")
+	if !ok {
+		return 0, "", false
+	}
+	number, rest, ok := strings.Cut(s, ".")
+	i, err := strconv.Atoi(number)
+	return i, rest, ok && err == nil && i >= 0
+}
+
+// Shard gives a shard as the model that the library will load, without its
+// tensor data.
+func Shard(f *slice.File) (*gguf.Model, error) {
+	p, err := gguf.Parse(bytes.NewReader(f.Header), f.Size)
+	if err != nil {
+		return nil, fmt.Errorf("read a shard's header: %w", err)
+	}
+	return gguf.Join(p)
+}
+
+// cutting cuts and measures a shard.
+func cutting(m *gguf.Model, spec slice.Spec, experts float64) (*slice.File, measured, error) {
+	f, err := slice.Cut(m, spec)
+	if err != nil {
+		return nil, measured{}, err
+	}
+	shard, err := Shard(f)
+	if err != nil {
+		return nil, measured{}, err
+	}
+	sizes, err := measure(shard, spec.End-spec.First, experts)
+	return f, sizes, err
+}
+
+// ends finds out where stages may begin and end, and what each has outside its
+// layers.
+func ends(m *gguf.Model, out *placement.Model, n int) {
+	if n < 2 {
+		out.NoPipeline = "it has one layer only"
+		return
+	}
+	least := make([]int, n)
+	free := true // any layer may be a stage
+	end := 1
+	var refused error
+	for first := range n {
+		for end = max(end, first+1); end <= n; end++ {
+			_, err := slice.Cut(m, slice.Spec{First: first, End: end})
+			if err == nil {
+				least[first] = end
+				break
+			}
+			refused = err
+		}
+		free = free && least[first] == first+1
+	}
+	later := false // a second stage is possible
+	for first := 1; first < n; first++ {
+		later = later || least[first] > 0 && least[0] > 0 && least[0] <= first
+	}
+	if !later {
+		out.NoPipeline = reason(refused)
+		return
+	}
+	if !free {
+		out.Least = least
+	}
+	// The stages that end and begin the model, and one in the middle, differ in
+	// what they have beside their layers.
+	rest := func(first, end int) int64 {
+		_, sizes, err := cutting(m, slice.Spec{First: first, End: end}, 1)
+		if err != nil {
+			out.NoPipeline = reason(err)
+		}
+		return sizes.rest
+	}
+	last := n - 1
+	for last > 0 && least[last] == 0 {
+		last--
+	}
+	middle := rest(0, least[0])
+	out.Every = middle
+	for first := 1; first < last; first++ {
+		if least[first] > 0 && least[first] < n {
+			out.Every = rest(first, least[first])
+			break
+		}
+	}
+	out.First = max(middle-out.Every, 0)
+	out.Head = placement.Part{Shared: max(rest(last, n)-out.Every, 0)}
+}
+
+// reason takes the words for a person out of an error of slice.
+func reason(err error) string {
+	if err == nil {
+		return "no split is possible"
+	}
+	return strings.TrimSuffix(err.Error(), ": "+slice.ErrRefused.Error())
+}
+
+// ranks finds out into how many pieces the layers can be cut, and what of each
+// layer is shared out.
+func ranks(m *gguf.Model, out *placement.Model, n int, h *hyper.Params, experts float64) {
+	_, whole, err := cutting(m, slice.Spec{First: 0, End: n}, experts)
+	if err != nil {
+		out.NoTensor = reason(err)
+		return
+	}
+	// The smallest rank of any cut: all of equal size, as many as there can be.
+	for _, units := range counts(h) {
+		parts := make([]int, units)
+		for i := range parts {
+			parts[i] = 1
+		}
+		most := measured{layers: make([]sizes, n)}
+		var file *slice.File
+		for rank := range units {
+			var one measured
+			if file, one, err = cutting(m, slice.Spec{First: 0, End: n, Rank: rank, Parts: parts}, experts); err != nil {
+				break
+			}
+			most.raise(one)
+		}
+		if err != nil {
+			if out.NoTensor == "" {
+				out.NoTensor = reason(err)
+			}
+			continue
+		}
+		out.NoTensor = ""
+		out.Units = units
+		spread(out, whole, most, m, file.Run.Reduce)
+		return
+	}
+	if out.NoTensor == "" {
+		out.NoTensor = "it has one KV head only"
+	}
+}
+
+// raise takes the larger of each size: ranks of equal parts differ by a block.
+func (a *measured) raise(b measured) {
+	for i := range a.layers {
+		x, y := &a.layers[i], b.layers[i]
+		x.weights, x.read = max(x.weights, y.weights), max(x.read, y.read)
+		x.Cell, x.State, x.Scratch = max(x.Cell, y.Cell), max(x.State, y.State), max(x.Scratch, y.Scratch)
+	}
+	a.rest, a.head = max(a.rest, b.rest), max(a.head, b.head)
+}
+
+// counts lists numbers of equal ranks to try, the largest first: divisors of
+// the number of KV heads that all layers have.
+func counts(h *hyper.Params) []int {
+	heads := 0
+	for i, k := range h.KVHeads {
+		if h.Attention[i] && k > 0 {
+			heads = gcd(heads, k)
+		}
+	}
+	if heads < 2 || h.MLA {
+		// What is shared out then is columns, if anything.
+		heads = maxUnits
+	}
+	var out []int
+	for units := min(heads, 4*maxUnits); units > 1; units-- {
+		if heads%units == 0 {
+			out = append(out, units)
+		}
+	}
+	return out
+}
+
+// spread divides the sizes into what each rank has whole and what is shared
+// out, by comparing a rank with the whole.
+func spread(out *placement.Model, whole, rank measured, m *gguf.Model, reduce []slice.Reduction) {
+	part := func(all, one int64) placement.Part {
+		if out.Units < 2 || one >= all {
+			return placement.Part{Shared: all}
+		}
+		// all = shared + cut, one = shared + cut/units; rounded so that no
+		// rank is estimated too small.
+		cut := int64(float64(all-one) * float64(out.Units) / float64(out.Units-1))
+		cut = min(cut, all)
+		return placement.Part{Shared: all - cut, Cut: cut}
+	}
+	for i := range out.Layers {
+		l, w, r := &out.Layers[i], whole.layers[i], rank.layers[i]
+		l.Weights, l.Read = part(w.weights, r.weights), part(w.read, r.read)
+		l.Cell, l.State, l.Scratch = part(w.Cell, r.Cell), part(w.State, r.State), part(w.Scratch, r.Scratch)
+		for _, name := range reduce {
+			weight := name.Weight
+			if weight == "" {
+				weight = "ffn_down_exps.weight"
+			}
+			if _, ok := m.Tensor(fmt.Sprintf("blk.%d.%s", i, weight)); ok {
+				l.Reductions++
+			}
+		}
+	}
+	head := part(whole.rest, rank.rest)
+	// What every stage has is not shared out; the head is the rest of it.
+	out.Head = placement.Part{Shared: max(whole.rest-out.Every-out.First-head.Cut, 0), Cut: min(head.Cut, max(whole.rest-out.Every-out.First, 0))}
+	out.HeadRead = part(whole.head, rank.head)
+}
+
+func gcd(a, b int) int {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
