@@ -12,11 +12,13 @@ import (
 //
 // Sums[i] belongs to the power Exponent-i. Terms that are smaller than the
 // largest one by massKept powers or more are left out. The zero value is the
-// mass of nothing.
+// mass of nothing; no Sums and an Exponent of math.MaxInt32: it can't be told.
 type Mass struct {
 	Exponent int32
 	Sums     []uint64 // massKept of them, or none
 }
+
+const untold = math.MaxInt32
 
 // MassSums is the length of Mass.Sums.
 const MassSums = massKept
@@ -30,18 +32,28 @@ const (
 )
 
 // term splits 2^x: it is n * 2^(power-massUnit) with a relative error below
-// 3e-7. The conversions forbid fused operations, which would round otherwise
-// on other processors.
+// 3e-7. It depends on x alone. The conversions forbid fused operations, which
+// would round otherwise on other processors.
 func term(x float64) (power int32, n uint64) {
-	whole := math.Floor(x)
-	f := float32(x - whole)
+	var f float32
+	// Adding bias makes x positive, where cutting off is rounding down, and
+	// leaves 32 bits of its fraction.
+	const bias = 1 << 20
+	if x > -bias && x < bias {
+		y := x + bias
+		k := int64(y)
+		power, f = int32(k-bias), float32(y-float64(k))
+	} else {
+		k := math.Floor(x)
+		power, f = int32(k), float32(x-k)
+	}
 	p := float32(1.8775767e-3)
 	p = float32(p*f) + 8.9893397e-3
 	p = float32(p*f) + 5.5826318e-2
 	p = float32(p*f) + 2.4015361e-1
 	p = float32(p*f) + 6.9315308e-1
 	p = float32(p*f) + 9.9999994e-1
-	return int32(whole), uint64(p * (1 << massUnit))
+	return power, uint64(int64(p * (1 << massUnit)))
 }
 
 // scale is what logits are multiplied by to become powers of two.
@@ -50,6 +62,10 @@ func scale(temperature float32) float64 { return math.Log2E / float64(temperatur
 // counts tells that a logit has a share of the mass. Infinite ones are left
 // out: a draw decides them before it comes to masses.
 func counts(l float32) bool { return l-l == 0 }
+
+// measurable tells that masses with this best logit can be told. No model has
+// others; a bias may.
+func measurable(top float32, by float64) bool { return math.Abs(float64(top)*by) < 1<<30 }
 
 // massOf sums a row, or a part of one, in which no counting logit is above top.
 func massOf(row []float32, top, temperature float32) Mass {
@@ -66,24 +82,33 @@ func massOf(row []float32, top, temperature float32) Mass {
 		}
 	}
 	high := math.Floor(float64(top) * by)
-	if math.Abs(high) > 1<<30 {
-		return Mass{} // no temperature that a request may have comes here
+	if !measurable(top, by) {
+		if high > 0 {
+			return Mass{Exponent: untold}
+		}
+		return Mass{}
 	}
-	m := Mass{Exponent: int32(high), Sums: make([]uint64, massKept)}
 	low := high - (massKept - 1)
+	exponent := int32(high)
+	var sums [massKept]uint64
 	for _, l := range row {
 		x := float64(l) * by
 		if x >= low && x < high+1 { // NaN and infinities are out
 			power, n := term(x)
-			m.Sums[m.Exponent-power] += n
+			if at := exponent - power; uint(at) < massKept {
+				sums[at] += n
+			}
 		}
 	}
-	return m
+	return Mass{Exponent: exponent, Sums: append([]uint64(nil), sums[:]...)}
 }
 
 // add adds the mass of other tokens.
 func (m *Mass) add(o Mass) {
 	switch {
+	case m.untold() || o.untold():
+		*m = Mass{Exponent: untold}
+		return
 	case len(o.Sums) != massKept:
 		return
 	case len(m.Sums) != massKept:
@@ -97,6 +122,8 @@ func (m *Mass) add(o Mass) {
 		}
 	}
 }
+
+func (m *Mass) untold() bool { return m.Exponent == untold && len(m.Sums) == 0 }
 
 // raise makes room for terms of a higher power.
 func (m *Mass) raise(exponent int32) {
@@ -113,13 +140,16 @@ func (m *Mass) raise(exponent int32) {
 // replace takes one logit out and puts another in.
 func (m *Mass) replace(old, new, temperature float32) {
 	by := scale(temperature)
-	if counts(old) && len(m.Sums) == massKept {
+	if m.untold() {
+		return
+	}
+	if measurable(old, by) && len(m.Sums) == massKept {
 		power, n := term(float64(old) * by)
 		if at := int64(m.Exponent) - int64(power); at >= 0 && at < massKept {
 			m.Sums[at] -= n
 		}
 	}
-	if counts(new) {
+	if measurable(new, by) {
 		power, n := term(float64(new) * by)
 		if len(m.Sums) != massKept {
 			m.Exponent, m.Sums = power, make([]uint64, massKept)

@@ -220,7 +220,7 @@ func TestSeedsAndResumption(t *testing.T) {
 func TestLogprobs(t *testing.T) {
 	logits := []float32{1, 2, 0, -1, 2.5}
 	p := probabilities(logits, 1)
-	own, top := Logprobs(logits, 2, 3)
+	own, top, _ := Logprobs(&Row{Full: logits}, 2, 3)
 	if math.Abs(float64(own.Logprob)-math.Log(p[2])) > 1e-5 {
 		t.Errorf("logprob %v, want %v", own.Logprob, math.Log(p[2]))
 	}
@@ -229,10 +229,10 @@ func TestLogprobs(t *testing.T) {
 			t.Errorf("rank %d: %+v, want token %d with %v", i, top[i], want, math.Log(p[want]))
 		}
 	}
-	if _, top := Logprobs(logits, 0, 0); top != nil {
+	if _, top, _ := Logprobs(&Row{Full: logits}, 0, 0); top != nil {
 		t.Errorf("no rivals were asked for: %v", top)
 	}
-	if _, top := Logprobs(logits, 0, 20); len(top) != 5 {
+	if _, top, _ := Logprobs(&Row{Full: logits}, 0, 20); len(top) != 5 {
 		t.Errorf("%d rivals of 5 tokens", len(top))
 	}
 }
