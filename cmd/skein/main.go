@@ -32,6 +32,7 @@ func run() int {
 		Interrupts: interrupts,
 		Serve:      p.serve,
 		Local:      p.local,
+		Shards:     p.shards,
 		Runner:     p.runner,
 	}, os.Args[1:])
 }

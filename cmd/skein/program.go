@@ -12,8 +12,10 @@ import (
 
 	"github.com/skein-run/skein/internal/buildinfo"
 	"github.com/skein-run/skein/internal/cli"
+	"github.com/skein-run/skein/internal/cli/shardcmd"
 	"github.com/skein-run/skein/internal/config"
 	"github.com/skein-run/skein/internal/node"
+	"github.com/skein-run/skein/internal/node/shards"
 	"github.com/skein-run/skein/internal/runner"
 	"github.com/skein-run/skein/internal/runner/wire"
 	"github.com/skein-run/skein/internal/worker"
@@ -78,6 +80,14 @@ func (p program) local(ctx context.Context, o cli.LocalOptions) (cli.LocalNode, 
 		cancel() // its only client is this command, which is done
 		return n.Stop(now)
 	}}, nil
+}
+
+// shards does the work of `skein shard`.
+func (p program) shards(o cli.ShardOptions) (shardcmd.Host, error) {
+	return &shards.Host{
+		Executable: p.executable, Version: buildinfo.Read().Version, Home: o.Home,
+		Logger: logger(config.Serve{Verbose: o.Verbose, Quiet: o.Quiet}, o.Stderr),
+	}, nil
 }
 
 // runner is the hidden subcommand of a node's children.

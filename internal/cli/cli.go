@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/skein-run/skein/internal/cli/shardcmd"
 	"github.com/skein-run/skein/internal/config"
 	"github.com/skein-run/skein/internal/home"
 	"github.com/skein-run/skein/internal/interrupt"
@@ -47,6 +48,8 @@ type Deps struct {
 	Serve func(ctx context.Context, o ServeOptions) error
 	// Local runs a node inside this process for the time of one command.
 	Local func(ctx context.Context, o LocalOptions) (LocalNode, error)
+	// Shards does the work of `skein shard`. Optional.
+	Shards func(ShardOptions) (shardcmd.Host, error)
 	// Runner is the hidden subcommand that holds a model: the child process of
 	// a node. It gets the arguments after "runner" and returns an exit code.
 	Runner func(ctx context.Context, args []string) int
@@ -68,6 +71,13 @@ type LocalOptions struct {
 	Config config.Serve // from file and environment; APIPort is 0, without keys
 	Files  []string     // absolute paths of models to list for this command only
 	Stderr io.Writer    // for warnings
+}
+
+// ShardOptions say where the commands of `skein shard` work.
+type ShardOptions struct {
+	Home           home.Home
+	Stderr         io.Writer // for the log
+	Verbose, Quiet bool
 }
 
 // LocalNode is a running node inside this process.
@@ -129,6 +139,10 @@ func (a *app) report(ctx context.Context, err error) int {
 	if errors.As(err, &code) {
 		return code.code
 	}
+	var told *shardcmd.ExitError
+	if errors.As(err, &told) && told.Err == nil {
+		return told.Code
+	}
 	if errors.Is(err, interrupt.ErrInterrupted) || errors.Is(context.Cause(ctx), interrupt.ErrInterrupted) {
 		return ExitInterrupted
 	}
@@ -143,6 +157,9 @@ func (a *app) report(ctx context.Context, err error) int {
 		return ExitUsage
 	}
 	fmt.Fprintf(a.Stderr, "skein: %s\n", message)
+	if told != nil {
+		return told.Code
+	}
 	return ExitFailure
 }
 

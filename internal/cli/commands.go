@@ -10,6 +10,7 @@ func commands(a *app) []*cobra.Command {
 		newModelsCommand(a),
 		newEngineCommand(a, newEngineBenchCommand(a)),
 		newBenchCommand(a),
+		newShardCommand(a),
 		newDoctorCommand(a),
 		newVersionCommand(a),
 	}

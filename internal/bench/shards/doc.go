@@ -1,0 +1,35 @@
+// Package shards compares a model that is served by several shards with the
+// same model whole: whether the logits are right (Check), and how fast each is
+// (Bench). It owns the arithmetic, the verdicts and the order of the rounds.
+//
+// It starts nothing and measures whatever it is given behind two small
+// interfaces; internal/node starts runners and groups and hands them in. It
+// imports the runner's words and generation, and no other part. Each function
+// runs in the goroutine that calls it.
+package shards
+
+import (
+	"context"
+
+	"github.com/skein-run/skein/internal/runner/wire"
+)
+
+// Evaluator computes logits; supervise.Runner and group.Group are some.
+type Evaluator interface {
+	Eval(ctx context.Context, req wire.EvalRequest, each func(token int32, logits []float32)) error
+}
+
+// Layout says how a model is to be split and where the shards run.
+type Layout struct {
+	Stages  int      // at least 1
+	Ranks   int      // of each stage, at least 1
+	Threads int      // of each shard; 0: chosen from the machine
+	On      []string // host:port of machines that run `skein shard serve`, for the shards in turn; empty: this machine
+	TLS     bool     // links of local shards are encrypted, with certificates made for it
+	Pin     bool     // each local shard gets cores of its own, when there are enough
+	Certificate,
+	Key, CA string // PEM files for the machines of On; "": without TLS
+}
+
+// Shards is the number of processes.
+func (l Layout) Shards() int { return max(1, l.Stages) * max(1, l.Ranks) }

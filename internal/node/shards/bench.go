@@ -1,0 +1,96 @@
+package shards
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/skein-run/skein/internal/bench/shards"
+	"github.com/skein-run/skein/internal/hostinfo"
+	"github.com/skein-run/skein/internal/runner/wire"
+	"github.com/skein-run/skein/internal/supervise"
+	"github.com/skein-run/skein/internal/supervise/group"
+)
+
+// Bench times a model in shards beside the same model whole, with 1 and with 2
+// threads. All are loaded at once and measured in turns.
+func (h *Host) Bench(ctx context.Context, o shards.BenchOptions, say func(string, ...any)) ([]shards.Figure, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	specs, err := Plan(o.Paths, o.Layout)
+	if err != nil {
+		return nil, err
+	}
+	engine, err := h.engine(o.EngineDir)
+	if err != nil {
+		return nil, err
+	}
+	// A stream of the decode runs may go on for twice its tokens, see Bench.
+	r := Request{Name: o.Model, Paths: o.Paths, Layout: o.Layout, Engine: engine, Load: wire.LoadRequest{
+		Paths: o.Paths, Slots: o.Streams, Context: max(o.PromptTokens, 2*o.DecodeTokens) + 16, PrefixReuse: "off",
+	}}
+	r.Layout.Threads = max(1, o.Layout.Threads)
+	g, err := h.Start(r, specs)
+	if err != nil {
+		return nil, err
+	}
+	stopping := context.WithoutCancel(ctx)
+	defer g.Stop(stopping)
+	var baselines []shards.Baseline
+	for threads := 1; threads <= 2; threads++ {
+		load := r.Load
+		load.Threads = threads
+		whole, err := h.whole(o.Model, engine, load, 0)
+		if err != nil {
+			return nil, err
+		}
+		defer whole.Stop(stopping)
+		b := shards.Baseline{Name: "whole-1-thread", Model: whole, Streams: max(1, o.Streams/max(1, o.Layout.Stages))}
+		if threads == 2 {
+			b.Name, b.Streams = "whole-2-threads", o.Streams
+		}
+		if err := whole.Wait(ctx); err != nil {
+			return nil, fmt.Errorf("the whole model: %w", err)
+		}
+		baselines = append(baselines, b)
+	}
+	if err := g.Wait(ctx); err != nil {
+		return nil, err
+	}
+	figures, err := shards.Bench(ctx, g, baselines, o, say)
+	if err != nil {
+		return nil, err
+	}
+	f, known, err := memoryFigure(ctx, o, g, baselines[0].Model.(*supervise.Runner))
+	if err != nil || !known {
+		return figures, err
+	}
+	return append(figures, f), nil
+}
+
+// memoryFigure compares the largest shard with the whole. known is false when
+// a shard runs on another machine.
+func memoryFigure(ctx context.Context, o shards.BenchOptions, g *group.Group, whole *supervise.Runner) (f shards.Figure, known bool, err error) {
+	all, err := hostinfo.ResidentMemory(ctx, whole.State().PID)
+	if err != nil {
+		return f, false, err
+	}
+	f = shards.Figure{
+		Model: o.Model, Figure: shards.Memory, Stages: o.Layout.Stages, Ranks: o.Layout.Ranks, Streams: o.Streams, PromptTokens: o.PromptTokens,
+		Baseline: "whole-1-thread", BaselineStreams: o.Streams, TLS: o.Layout.TLS, Unit: "bytes",
+		Whole: float64(all), WholeEach: []float64{float64(all)},
+	}
+	for _, m := range g.Members() {
+		if m.Where != "" {
+			return f, false, nil
+		}
+		one, err := hostinfo.ResidentMemory(ctx, m.State.PID)
+		if err != nil {
+			return f, false, err
+		}
+		f.ShardedEach = append(f.ShardedEach, float64(one))
+		f.Sharded = max(f.Sharded, float64(one))
+	}
+	f.Ratio = f.Sharded / f.Whole
+	return f, true, nil
+}
