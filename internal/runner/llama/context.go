@@ -61,7 +61,7 @@ func (m *Model) NewContext(o ContextOptions) (*Context, error) {
 	}
 	p.nOutputsMax = uint32(outputs)
 	if hooks != nil {
-		p.cbEval, p.cbEvalData = l.evalCallback, uintptr(unsafe.Pointer(hooks))
+		p.cbEval, p.cbEvalData = hooks.callback(), uintptr(unsafe.Pointer(hooks))
 	}
 	p.kvUnified = cbool(o.Unified)
 	p.swaFull = cbool(o.SWAFull)

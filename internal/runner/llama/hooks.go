@@ -48,8 +48,11 @@ func (h *Hooks) validate() error {
 // hooked is a context's side of the callback. It is pinned while the context
 // lives: the library hands its address back as the callback's user data.
 type hooked struct {
+	filter // first: the assembly takes the address of one for that of the other
+
 	lib      *Library
 	capture  []byte
+	always   bool // more names than the filter holds
 	weights  [][]byte
 	nodes    [][]byte
 	exchange func([]float32) error
@@ -75,13 +78,29 @@ func newHooked(l *Library, o *Hooks) *hooked {
 			h.nodes = append(h.nodes, []byte(r.Node))
 		}
 	}
+	h.call, h.byWeight = l.evalCallback, len(h.weights) > 0
+	fits := h.capture == nil || h.match(h.capture)
+	for _, n := range h.nodes {
+		fits = fits && h.match(n)
+	}
+	h.always = !fits
+	h.stopped = h.always
 	h.pin.Pin(h)
 	return h
+}
+
+// callback is what the library calls.
+func (h *hooked) callback() uintptr {
+	if f := evalFilter(); f != 0 {
+		return f
+	}
+	return h.call
 }
 
 // begin readies h for a Decode of so many hidden states.
 func (h *hooked) begin(elements int) {
 	h.want, h.err, h.captured = elements, nil, nil
+	h.stopped = h.always
 }
 
 // newEvalCallback makes the one callback of the process that all contexts
@@ -97,15 +116,22 @@ func newEvalCallback() uintptr {
 	})
 }
 
-// wants decides whether the graph is to stop after t. It is asked about every
-// node of every batch.
+// wants decides whether the graph is to stop after t. It is asked about the
+// nodes of every batch that the filter lets pass.
 func (h *hooked) wants(t *tensor) bool {
 	// A graph that is spread over devices goes on with the next device after
 	// the callback ended one: stop there at the first node.
 	if h.err != nil {
 		return true
 	}
-	return h.isCapture(t) || h.isReduced(t)
+	if h.isCapture(t) || h.isNode(t) {
+		return true
+	}
+	yes := h.isProduct(t)
+	if w := t.src[0]; t.op == opMulMat && w != nil && w.isWeight() {
+		h.remember(uintptr(unsafe.Pointer(w)), yes)
+	}
+	return yes
 }
 
 func (h *hooked) isCapture(t *tensor) bool {
@@ -113,20 +139,29 @@ func (h *hooked) isCapture(t *tensor) bool {
 }
 
 func (h *hooked) isReduced(t *tensor) bool {
+	return h.isProduct(t) || h.isNode(t)
+}
+
+func (h *hooked) isProduct(t *tensor) bool {
 	if len(h.weights) > 0 && t.op == opMulMat && t.src[0] != nil {
-		name := blockTensor(t.src[0].label())
+		name := blockTensor(original(t.src[0].label()))
 		for _, w := range h.weights {
 			if bytes.Equal(name, w) {
 				return true
 			}
 		}
 	}
-	if len(h.nodes) > 0 {
-		name := withoutLayer(t.label())
-		for _, w := range h.nodes {
-			if bytes.Equal(name, w) {
-				return true
-			}
+	return false
+}
+
+func (h *hooked) isNode(t *tensor) bool {
+	if len(h.nodes) == 0 {
+		return false
+	}
+	name := withoutLayer(t.label())
+	for _, w := range h.nodes {
+		if bytes.Equal(name, w) {
+			return true
 		}
 	}
 	return false
@@ -144,6 +179,16 @@ func blockTensor(name []byte) []byte {
 		return nil
 	}
 	return rest[dot+1:]
+}
+
+// original is "blk.3.ffn_down.weight" for "CUDA0#blk.3.ffn_down.weight#0", as
+// the scheduler calls its copy of a weight on another device.
+func original(name []byte) []byte {
+	first, last := bytes.IndexByte(name, '#'), bytes.LastIndexByte(name, '#')
+	if first < last {
+		return name[first+1 : last]
+	}
+	return name
 }
 
 // withoutLayer is "ffn_moe_out" for "ffn_moe_out-3".
@@ -172,11 +217,13 @@ func (h *hooked) reached(t *tensor) bool {
 	}
 	if h.isReduced(t) {
 		if h.err = h.reduce(t); h.err != nil {
+			h.stopped = true
 			return false
 		}
 	}
 	if h.isCapture(t) {
 		h.err = h.take(t)
+		h.stopped = h.stopped || h.err != nil
 		return false
 	}
 	return true

@@ -200,6 +200,11 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s: %q, want %q", in, got, want)
 		}
 	}
+	for in, want := range map[string]string{"CUDA0#blk.3.ffn_down.weight#0": "blk.3.ffn_down.weight", "blk.3.a": "blk.3.a", "a#b": "a#b", "": ""} {
+		if got := string(original([]byte(in))); got != want {
+			t.Errorf("%s: %q, want %q", in, got, want)
+		}
+	}
 	for in, want := range map[string]string{"ffn_moe_out-3": "ffn_moe_out", "l_out-12": "l_out", "a-b": "a-b", "-3": "-3", "x-": "x-", "": ""} {
 		if got := string(withoutLayer([]byte(in))); got != want {
 			t.Errorf("%s: %q, want %q", in, got, want)

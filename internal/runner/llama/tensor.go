@@ -38,6 +38,12 @@ func (t *tensor) label() []byte {
 	return t.name[:]
 }
 
+// isWeight tells whether t is a layer's tensor itself, which stays where it is
+// while the model lives, and no view or copy of one, which lives for a graph.
+func (t *tensor) isWeight() bool {
+	return t.op == 0 && t.viewSrc == nil && bytes.HasPrefix(t.label(), blkPrefix)
+}
+
 // owner is the buffer that holds the tensor's data.
 func (t *tensor) owner() uintptr {
 	if t.viewSrc != nil {
