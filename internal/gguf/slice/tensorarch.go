@@ -68,3 +68,19 @@ func tensorRuleOf(arch string) (tensorRule, error) {
 	}
 	return r, nil
 }
+
+// ruleFor is the rule of a model, which may have what others of its
+// architecture lack.
+func ruleFor(arch string, tensors []Tensor) (tensorRule, error) {
+	rule, err := tensorRuleOf(arch)
+	if err != nil || rule.as == "" {
+		return rule, err
+	}
+	for _, t := range tensors {
+		if t.Name == "output.bias" {
+			// Only the architecture's own graph adds it.
+			rule.as, rule.rename, rule.attention = "", nil, wideOnly
+		}
+	}
+	return rule, nil
+}

@@ -9,8 +9,9 @@ import (
 
 // rankPlan is how the layers of a stage are cut for one rank.
 type rankPlan struct {
-	rule tensorRule
-	spec Spec
+	rule   tensorRule
+	spec   Spec
+	layers int // in the stage, padding included
 	// heads is the attention of each layer that has one; nil entries and a nil
 	// slice: not cut.
 	heads []*attention
@@ -34,17 +35,17 @@ type attention struct {
 
 // planRanks decides what the rank holds of each layer.
 func planRanks(d *draft) (*rankPlan, error) {
-	rule, err := tensorRuleOf(d.arch)
+	rule, err := ruleFor(d.arch, d.tensors)
 	if err != nil {
 		return nil, err
 	}
-	if rule.as != "" && d.tensor("output.bias") != nil {
-		// Only the architecture's own graph adds it.
-		rule.as, rule.attention = "", wideOnly
+	layers, _ := d.meta.Uint(d.key("block_count"))
+	if layers == 0 || layers > maxLayers {
+		return nil, fmt.Errorf("the stage has %d layers: %w", layers, gguf.ErrDamaged)
 	}
-	p := &rankPlan{rule: rule, spec: d.spec}
+	p := &rankPlan{rule: rule, spec: d.spec, layers: int(layers)}
 	if rule.attention == "" {
-		if p.heads, err = readAttention(d.meta, d.arch, d.tensors, d.spec.End-d.spec.First); err != nil {
+		if p.heads, err = readAttention(d.meta, d.arch, d.tensors, p.layers); err != nil {
 			return nil, err
 		}
 		if err := cutHeads(p.heads, d.spec); err != nil {
@@ -183,6 +184,9 @@ func (p *rankPlan) cut(layer int, name string, t Tensor) (Tensor, error) {
 			return t, nil
 		}
 		return Tensor{}, p.unknown(t)
+	}
+	if layer >= p.layers {
+		return Tensor{}, fmt.Errorf("tensor %q is of layer %d of %d: %w", t.Name, layer, p.layers, gguf.ErrDamaged)
 	}
 	var a *attention
 	if p.heads != nil {
