@@ -46,13 +46,13 @@ func TestFilterAgreesWithGo(t *testing.T) {
 		node := &tensor{}
 		pin.Pin(node)
 		h.begin(0)
-		for range rapid.IntRange(1, 30).Draw(t, "nodes asked about") {
-			*node = tensor{op: rapid.SampledFrom([]int32{0, 2, opMulMat}).Draw(t, "op")}
+		for i := range 80 {
+			*node = tensor{op: rapid.SampledFrom([]int32{opMulMat, opMulMat, 0, 2}).Draw(t, "op")}
 			n := copy(node.name[:], name.Draw(t, "name"))
 			for i := n + 1; i < len(node.name); i++ {
 				node.name[i] = 'x' // what an earlier, longer name left
 			}
-			if rapid.Bool().Draw(t, "operand") {
+			if rapid.IntRange(0, 4).Draw(t, "no operand") < 4 {
 				w := rapid.SampledFrom(weights).Draw(t, "which")
 				if !w.isWeight() { // what is no weight may be another tensor next time
 					clear(w.name[:])
@@ -60,7 +60,7 @@ func TestFilterAgreesWithGo(t *testing.T) {
 				}
 				node.src[0] = w
 			}
-			if rapid.IntRange(0, 9).Draw(t, "error") == 0 {
+			if i == 70 { // an exchange failed
 				h.err, h.stopped = fmt.Errorf("stop"), true
 			}
 			want := h.err != nil || h.isCapture(node) || h.isReduced(node)
