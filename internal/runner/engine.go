@@ -68,17 +68,24 @@ func chunkFor(want int, parameters uint64, gpu bool, context int) int {
 	return max(1, min(n, context))
 }
 
-// loaded is a model with its context.
+// loaded is a model with its context, or a shard of one.
 type loaded struct {
-	model *llama.Model
-	ctx   *llama.Context
-	info  wire.ModelInfo
+	model  *llama.Model   // vocabulary and weights; the head of a group: the vocabulary; its followers: nil
+	ctx    *llama.Context // nil: a vocabulary alone, or a shard
+	member *member        // nil: no shard
+	info   wire.ModelInfo
 }
 
 // load carries out a LoadRequest on the loop's goroutine.
 func load(lib *llama.Library, req wire.LoadRequest, gpu bool, progress func(float64)) (*loaded, error) {
 	if req.Slots < 1 || req.Context < 2 && !req.VocabOnly {
 		return nil, &wire.Failure{Code: wire.CodeInvalid, Message: fmt.Sprintf("load: %d slots of %d tokens", req.Slots, req.Context)}
+	}
+	if req.Shard != nil {
+		if req.VocabOnly {
+			return nil, &wire.Failure{Code: wire.CodeInvalid, Message: "load: a shard, or a vocabulary alone, not both"}
+		}
+		return loadMember(lib, req, progress)
 	}
 	m, err := lib.LoadModel(req.Paths, llama.ModelOptions{GPULayers: req.GPULayers, Mmap: req.Mmap, VocabOnly: req.VocabOnly, Progress: progress})
 	if err != nil {
@@ -114,7 +121,12 @@ func (l *loaded) Close() {
 	if l.ctx != nil {
 		l.ctx.Close()
 	}
-	l.model.Close()
+	if l.model != nil {
+		l.model.Close()
+	}
+	if l.member != nil {
+		l.member.close()
+	}
 }
 
 // warmUp computes one token, so that the first request does not pay for

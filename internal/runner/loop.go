@@ -14,18 +14,12 @@ import (
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
-// sender is the part of wire.Conn that the loop writes to.
-type sender interface {
-	Send(t wire.Type, ref uint64, body []byte) error
-	SendJSON(t wire.Type, ref uint64, v any) error
-}
-
 // loop is the step loop. run is its goroutine and owns everything that is not
 // marked otherwise; submit, cancel and stats may be called from any goroutine.
 type loop struct {
 	eng   backend
 	vocab vocabulary
-	out   sender
+	out   *emitter
 	sched *schedule.Scheduler
 	now   func() time.Time
 
@@ -34,8 +28,8 @@ type loop struct {
 	flights []*flight        // started and not finished, in order
 	spare   []*flight        // reused
 	pieces  map[int32][]byte // text of tokens seen so far
-	frame   []byte           // reused
 	picked  []int32          // reused
+	known   []bool           // reused: whose token could be drawn from what came
 
 	mu    sync.Mutex // guards mail and closed
 	mail  []message
@@ -67,12 +61,15 @@ type message struct {
 	start  *wire.GenerateRequest
 	cancel uint64
 	stop   bool
+	lost   error        // ends run: a shard of the model is gone
+	call   func() error // runs on the loop's goroutine; an error ends run
+	refuse func(error)  // instead of call, if run ended before
 	at     time.Time
 }
 
 func newLoop(eng backend, vocab vocabulary, out sender, sched *schedule.Scheduler, now func() time.Time) *loop {
 	return &loop{
-		eng: eng, vocab: vocab, out: out, sched: sched, now: now,
+		eng: eng, vocab: vocab, out: newEmitter(out), sched: sched, now: now,
 		gens: map[uint64]*gen{}, byJob: map[*schedule.Job]*gen{}, pieces: map[int32][]byte{},
 		wake: make(chan struct{}, 1),
 	}
@@ -95,11 +92,14 @@ var errStopped = errors.New("stopped")
 // run steps until a stop message or a fault that leaves the library's state
 // unknown. It must be called on a goroutine locked to its thread.
 func (l *loop) run() error {
+	defer l.out.close()
 	for {
 		err := l.readMail()
 		if err == nil {
 			err = l.fill()
 		}
+		// The tokens of the last batch go out when the next one is on its way.
+		l.out.flush()
 		if err == nil && len(l.flights) == 0 {
 			l.busy.Store(false)
 			l.stats.update(l.sched)
@@ -127,6 +127,12 @@ func (l *loop) readMail() error {
 		switch {
 		case m.stop:
 			return errStopped
+		case m.lost != nil:
+			return m.lost
+		case m.call != nil:
+			if err := m.call(); err != nil {
+				return err
+			}
 		case m.start != nil:
 			if l.gens[m.start.ID] != nil {
 				return fmt.Errorf("the node started generation %d twice", m.start.ID)
@@ -183,38 +189,38 @@ func validate(req wire.GenerateRequest, vocabulary int) error {
 
 // fill starts batches while there is something to start.
 func (l *loop) fill() error {
-	for b := l.sched.Next(); b != nil; b = l.sched.Next() {
-		f := &flight{}
-		if n := len(l.spare); n > 0 {
-			f, l.spare = l.spare[n-1], l.spare[:n-1]
+	for {
+		b := l.sched.Next()
+		for _, j := range l.sched.Admitted() {
+			l.byJob[j].started = l.now()
 		}
-		f.batch, f.gens, f.needs = b, f.gens[:0], f.needs[:0]
+		if b == nil {
+			return nil
+		}
+		f := l.describe(b)
 		l.busy.Store(true)
-		if err := l.describe(f); err != nil {
-			return err
-		}
 		if err := l.eng.Start(b, f.needs); err != nil {
 			return err
 		}
 		l.flights = append(l.flights, f)
 	}
-	return nil
 }
 
-// describe notes whose items f has, and what their draws need.
-func (l *loop) describe(f *flight) error {
-	for _, j := range l.sched.Running() {
-		if g := l.byJob[j]; g.started.IsZero() {
-			g.started = l.now()
-		}
+// describe notes whose items b has, and what their draws need.
+func (l *loop) describe(b *schedule.Batch) *flight {
+	f := &flight{}
+	if n := len(l.spare); n > 0 {
+		f, l.spare = l.spare[n-1], l.spare[:n-1]
 	}
-	for _, it := range f.batch.Items {
+	f.batch, f.gens, f.needs = b, f.gens[:0], f.needs[:0]
+	for _, it := range b.Items {
 		if it.Output {
-			f.gens = append(f.gens, l.byJob[l.sched.Holder(it.Slot)])
-			f.needs = append(f.needs, sample.Need{Full: true})
+			g := l.byJob[l.sched.Holder(it.Slot)]
+			f.gens = append(f.gens, g)
+			f.needs = append(f.needs, g.sampler.Need(g.req.Logprobs, g.req.TopLogprobs))
 		}
 	}
-	return nil
+	return f
 }
 
 // land finishes the oldest batch. An error means that the state is unknown.
@@ -229,19 +235,34 @@ func (l *loop) land() error {
 	if len(rows) != len(f.gens) {
 		return fmt.Errorf("a batch with %d outputs gave %d rows", len(f.gens), len(rows))
 	}
+	if err := l.draw(f.gens, rows); err != nil {
+		return err
+	}
+	prompt := len(f.batch.Items) - len(f.gens)
+	l.sched.Finished(out, l.picked)
+	l.stats.decoded.Add(uint64(len(f.gens)))
+	l.stats.prompt.Add(uint64(prompt))
+	return l.settle(f.gens, rows)
+}
+
+// draw samples the next tokens into l.picked.
+func (l *loop) draw(gens []*gen, rows []sample.Row) error {
 	l.picked = slices.Grow(l.picked[:0], len(rows))[:len(rows)]
+	l.known = slices.Grow(l.known[:0], len(rows))[:len(rows)]
 	parallel(len(rows), func(i int) {
-		if g := f.gens[i]; !g.ended {
-			l.picked[i] = g.sampler.Sample(rows[i].Full)
+		l.known[i] = true
+		if g := gens[i]; !g.ended {
+			l.picked[i], l.known[i] = g.sampler.Draw(&rows[i])
 		}
 	})
-	l.sched.Finished(out, l.picked)
-	if len(f.gens) > 0 {
-		l.emit(f.gens, rows)
-		l.stats.decoded.Add(uint64(len(f.gens)))
-		l.settle(f.gens)
-	} else {
-		l.stats.prompt.Add(uint64(len(f.batch.Items)))
+	for i, ok := range l.known {
+		if !ok {
+			row, err := l.eng.Row(i)
+			if err != nil {
+				return err
+			}
+			l.picked[i] = gens[i].sampler.Sample(row)
+		}
 	}
 	return nil
 }
@@ -274,42 +295,54 @@ func parallel(n int, f func(int)) {
 	wg.Wait()
 }
 
-// emit sends the sampled tokens in one frame.
-func (l *loop) emit(gens []*gen, rows []sample.Row) {
+// settle hands out the sampled tokens and ends the generations that they
+// complete.
+func (l *loop) settle(gens []*gen, rows []sample.Row) error {
 	now := l.now()
-	l.frame = l.frame[:0]
 	for i, g := range gens {
 		if g.ended {
 			continue
 		}
-		t := l.picked[i]
 		if g.first.IsZero() {
 			g.first = now
 		}
 		g.last = now
-		if l.ends(g, t) {
-			continue // settle says so
+		t := l.picked[i]
+		if l.vocab.IsEnd(t) && !g.req.IgnoreEnd {
+			l.finish(g, wire.Done{Reason: wire.ReasonStop})
+			continue
 		}
-		g.sampler.Accept(t)
 		tok := wire.Token{ID: g.req.ID, Token: t, Piece: l.piece(t)}
 		if g.req.Logprobs {
-			l.logprobs(&tok, rows[i].Full, g.req.TopLogprobs)
+			if err := l.logprobs(&tok, &rows[i], i, g.req.TopLogprobs); err != nil {
+				return err
+			}
 		}
-		l.frame = wire.AppendToken(l.frame, &tok)
+		l.out.tokens(&tok)
+		if l.sched.Full(g.job) {
+			l.finish(g, wire.Done{Reason: wire.ReasonLength})
+			continue
+		}
+		g.sampler.Accept(t)
 	}
-	if len(l.frame) > 0 {
-		l.send(l.out.Send(wire.TypeStep, 0, l.frame))
-	}
+	return nil
 }
 
-func (l *loop) ends(g *gen, token int32) bool { return l.vocab.IsEnd(token) && !g.req.IgnoreEnd }
-
-func (l *loop) logprobs(tok *wire.Token, row []float32, n int) {
-	own, top := sample.Logprobs(row, tok.Token, n)
+// logprobs adds the log-probabilities of output i.
+func (l *loop) logprobs(tok *wire.Token, row *sample.Row, i, n int) error {
+	own, top, ok := sample.Logprobs(row, tok.Token, n)
+	if !ok {
+		full, err := l.eng.Row(i)
+		if err != nil {
+			return err
+		}
+		own, top, _ = sample.Logprobs(&sample.Row{Full: full}, tok.Token, n)
+	}
 	tok.HasLogprob, tok.Logprob = true, own.Logprob
 	for _, c := range top {
 		tok.Top = append(tok.Top, wire.TokenLogprob{Token: c.Token, Piece: l.piece(c.Token), Logprob: c.Logprob})
 	}
+	return nil
 }
 
 func (l *loop) piece(t int32) []byte {
@@ -319,19 +352,6 @@ func (l *loop) piece(t int32) []byte {
 		l.pieces[t] = p
 	}
 	return p
-}
-
-// settle ends the generations that the step completed.
-func (l *loop) settle(gens []*gen) {
-	for i, g := range gens {
-		switch {
-		case g.ended:
-		case l.ends(g, l.picked[i]):
-			l.finish(g, wire.Done{Reason: wire.ReasonStop})
-		case l.sched.Full(g.job):
-			l.finish(g, wire.Done{Reason: wire.ReasonLength})
-		}
-	}
 }
 
 func (l *loop) finish(g *gen, d wire.Done) {
@@ -355,18 +375,14 @@ func (l *loop) finish(g *gen, d wire.Done) {
 	l.done(d)
 }
 
-func (l *loop) done(d wire.Done) { l.send(l.out.SendJSON(wire.TypeDone, d.ID, d)) }
-
-// send notes a broken pipe. Nothing else is to be done: the reader of stdin
-// sees the node's end and exits.
-func (l *loop) send(err error) {
-	if err != nil {
-		logLine(logWarn, err.Error())
+func (l *loop) done(d wire.Done) {
+	if err := l.out.done(d); err != nil {
+		logLine(logError, fmt.Sprintf("tell the end of generation %d: %v", d.ID, err))
 	}
 }
 
 func (l *loop) failAll(err error) {
 	for _, g := range l.gens {
-		l.finish(g, wire.Done{Reason: wire.ReasonError, Code: wire.CodeInternal, Error: err.Error()})
+		l.finish(g, wire.Done{Reason: wire.ReasonError, Code: faultCode(err), Error: err.Error()})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/skein-run/skein/internal/runner/llama"
@@ -65,7 +66,26 @@ type process struct {
 	lib   *llama.Library
 	gpu   bool
 	model *loaded
-	loop  *loop
+
+	mu   sync.Mutex // guards loop, and that nothing is posted to one that ended
+	loop *loop      // nil: nothing can be generated now
+}
+
+func (r *process) setLoop(l *loop) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.loop = l
+}
+
+// post gives a message to the loop that runs; ok false: there is none.
+func (r *process) post(m message) (ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.loop == nil {
+		return false
+	}
+	r.loop.post(m)
+	return true
 }
 
 // run answers frames until the node closes or the loop fails.
@@ -133,28 +153,61 @@ func (r *process) handle(f wire.Frame, failed chan<- error) (stop bool, err erro
 		if err := f.Decode(&req); err != nil {
 			return false, err
 		}
-		if r.loop == nil {
-			return false, r.conn.SendJSON(wire.TypeDone, req.ID, wire.Done{ID: req.ID, Reason: wire.ReasonError, Code: wire.CodeInvalid, Error: "no model is loaded for generation"})
+		if !r.post(message{start: &req}) {
+			code, why := r.noLoop()
+			return false, r.conn.SendJSON(wire.TypeDone, req.ID, wire.Done{ID: req.ID, Reason: wire.ReasonError, Code: code, Error: why})
 		}
-		r.loop.post(message{start: &req})
 		return false, nil
 	case wire.TypeCancel:
-		if r.loop != nil {
-			r.loop.post(message{cancel: f.Ref})
-		}
+		r.post(message{cancel: f.Ref}) // without a loop there is nothing to cancel
 		return false, nil
 	case wire.TypeStats:
-		var s wire.Stats
-		if r.loop != nil {
-			s = r.loop.snapshot()
-		}
-		return false, r.conn.SendJSON(wire.TypeResult, f.Ref, s)
+		return false, r.conn.SendJSON(wire.TypeResult, f.Ref, r.stats())
+	case wire.TypeConnect:
+		return false, r.connect(f)
+	case wire.TypeEval:
+		return false, r.eval(f)
 	case wire.TypeClose:
 		// The process ends; the system takes the memory back faster than the
 		// library could free it.
 		return true, nil
 	}
 	return false, fmt.Errorf("%w: type %d from the node", wire.ErrFrame, f.Type)
+}
+
+// noLoop says why nothing can be generated.
+func (r *process) noLoop() (code, why string) {
+	switch {
+	case r.model == nil || r.model.member == nil:
+		return wire.CodeInvalid, "no model is loaded for generation"
+	case r.model.model == nil:
+		return wire.CodeInvalid, "this shard is not the head of its group; ask the head"
+	}
+	return wire.CodeShard, "the shards of the model are not joined"
+}
+
+func (r *process) stats() wire.Stats {
+	r.mu.Lock()
+	l := r.loop
+	r.mu.Unlock()
+	if l == nil {
+		return wire.Stats{GoroutinesCount: runtime.NumGoroutine()}
+	}
+	return l.snapshot()
+}
+
+// beat is the state of what computes.
+func (r *process) beat() wire.Beat {
+	r.mu.Lock()
+	l := r.loop
+	r.mu.Unlock()
+	switch {
+	case l != nil:
+		return wire.Beat{Steps: l.steps.Load(), Busy: l.busy.Load()}
+	case r.model.member != nil:
+		return wire.Beat{Steps: r.model.member.steps.Load(), Busy: r.model.member.busy.Load()}
+	}
+	return wire.Beat{}
 }
 
 func (r *process) fail(ref uint64, code string, err error) error {
@@ -204,6 +257,12 @@ func (r *process) load(f wire.Frame, failed chan<- error) error {
 			return
 		}
 		r.model = m
+		if m.member != nil {
+			ready <- nil
+			r.beats(r.beat)
+			failed <- r.serveMember(m.member)
+			return
+		}
 		if m.ctx == nil {
 			ready <- nil
 			return
@@ -218,10 +277,11 @@ func (r *process) load(f wire.Frame, failed chan<- error) error {
 			ready <- err
 			return
 		}
-		r.loop = newLoop(eng, m.model, r.conn, sched, time.Now)
+		l := newLoop(eng, m.model, r.conn, sched, time.Now)
+		r.setLoop(l)
 		ready <- nil
-		r.beats(func() wire.Beat { return wire.Beat{Steps: r.loop.steps.Load(), Busy: r.loop.busy.Load()} })
-		failed <- r.loop.run()
+		r.beats(r.beat)
+		failed <- l.run()
 	}()
 	begin := time.Now()
 	if err := <-ready; err != nil {
@@ -289,7 +349,10 @@ func (r *process) detokenize(f wire.Frame) {
 // the reader of stdin sees the node's end.
 func (r *process) answer(f wire.Frame, t wire.Type, work func(*loaded) ([]byte, error)) {
 	body, err := []byte(nil), errors.New("no model is loaded")
-	if r.model != nil {
+	switch {
+	case r.model != nil && r.model.model == nil:
+		err = errors.New("this shard has no vocabulary; ask the head of its group")
+	case r.model != nil:
 		body, err = work(r.model)
 	}
 	if err != nil {
