@@ -65,7 +65,7 @@ func (d *draft) takeTensors(st stage.Stage, rows int, last bool) error {
 					continue
 				}
 				at := w
-				if place >= st.Own {
+				if place < st.Before || place >= st.Before+st.Own {
 					at = empty(t)
 				}
 				at.Name = "blk." + strconv.Itoa(place) + "." + rest

@@ -23,9 +23,13 @@ import (
 // ErrRefused is in every error about a model that must not be cut this way.
 var ErrRefused = errors.New("placed whole instead")
 
-// maxPadding is how many empty layers a stage may get: one for each kind that
-// the library wants, and those that bring these to a place where they fit.
-const maxPadding = 8
+// maxBefore and maxBehind are how many empty layers a stage may get: one for
+// each kind that the library wants, and those that bring layers to a place
+// where the library treats them right.
+const (
+	maxBefore = 3
+	maxBehind = 8
+)
 
 // Reason tells why an architecture's layers must not be cut; "" if they may.
 func Reason(arch string) string { return ruleOf(arch).refuse }
@@ -51,10 +55,12 @@ type Model struct {
 // Stage is how layers [First, End) become a model.
 type Stage struct {
 	// Layers are the layers of the model that the stage's layers are made of,
-	// in order. The first Own are its own; the others are padding, shaped like
-	// these layers and full of zeros, so that they change nothing: the library
-	// does not run a model that lacks a kind of layer.
+	// in order. Own of them, after the first Before, are its own; the others
+	// are padding, shaped like these layers and full of zeros, so that they
+	// change nothing: the library does not run a model that lacks a kind of
+	// layer, and tells some kinds by their number.
 	Layers []int
+	Before int
 	Own    int
 	// Metadata is that of the stage, but for the vocabulary.
 	Metadata gguf.Metadata
@@ -94,8 +100,9 @@ func Read(m *gguf.Model) (*Model, error) {
 	if loops, ok := m.Uint(s.key("num_loops")); ok && loops > 1 {
 		return nil, fmt.Errorf("%s is not cut by layers: %s: %w", arch, looped, ErrRefused)
 	}
-	lead, _ := m.Uint(s.key("leading_dense_block_count"))
-	s.lead = int(min(lead, uint64(s.Layers)))
+	if lead, _ := m.Uint(s.key("leading_dense_block_count")); arch != "llama4" { // which has the key and ignores it
+		s.lead = int(min(lead, uint64(s.Layers)))
+	}
 	if s.rule.experts != "" {
 		step, _ := m.Uint(s.key(s.rule.experts))
 		s.step = int(min(step, uint64(s.Layers)+1))
@@ -230,7 +237,7 @@ func (s *Model) stage(first, end int) (Stage, error) {
 	if node == "" {
 		node = "l_out"
 	}
-	st.End = node + "-" + strconv.Itoa(st.Own-1)
+	st.End = node + "-" + strconv.Itoa(st.Before+st.Own-1)
 	if first > 0 {
 		st.Enter = s.rule.enter
 		if s.rule.positions {
@@ -292,52 +299,77 @@ func (s *Model) wants() []want {
 }
 
 // arrange adds the padding that the stage needs and finds the settings under
-// which the library sees each layer as what it is.
+// which the library sees each layer as what it is. Padding goes behind the
+// stage's own layers, where a stage that hands over hidden states never runs
+// it; before them only if nothing else helps.
 func (s *Model) arrange(st *Stage) (lead, step int, err error) {
-	first := st.Layers[0]
-	for i, layer := range st.Layers {
-		if s.kind(layer) != s.kind(i) {
-			return 0, 0, fmt.Errorf("the library would treat layer %d as another kind at place %d: %w", layer, i, ErrRefused)
-		}
-	}
-	for range maxPadding {
-		var missing []want
-		for _, w := range s.wants() {
-			if !slices.ContainsFunc(st.Layers, w.has) {
-				missing = append(missing, w)
+	own := st.Layers
+	for before := range maxBefore + 1 {
+		layers, gap := s.pad(own, before)
+		if gap != nil {
+			if err == nil {
+				err = gap
 			}
-		}
-		if len(missing) == 0 {
-			break
-		}
-		donor, err := s.donor(st.Layers, missing, first)
-		if err != nil {
-			return 0, 0, err
-		}
-		st.Layers = append(st.Layers, donor)
-	}
-	for _, w := range s.wants() {
-		if !slices.ContainsFunc(st.Layers, w.has) {
-			return 0, 0, fmt.Errorf("the stage lacks %s, and an empty one does not fit: %w", w.name, ErrRefused)
-		}
-	}
-	lead, step, ok := s.settings(st.Layers, first)
-	if !ok {
-		return 0, 0, fmt.Errorf("no setting makes the library see which layers have experts: %w", ErrRefused)
-	}
-	return lead, step, nil
-}
-
-// donor picks the layer that the next layer of padding is shaped like: one of
-// a kind that is missing, or any that fits in that place.
-func (s *Model) donor(layers []int, missing []want, first int) (int, error) {
-	place := len(layers)
-	best := -1
-	for l := range s.Layers {
-		if s.kind(l) != s.kind(place) {
 			continue
 		}
-		if _, _, ok := s.settings(append(slices.Clone(layers), l), first); !ok {
+		lead, step, _ = s.settings(layers)
+		st.Layers, st.Before = layers, before
+		return lead, step, nil
+	}
+	return 0, 0, err
+}
+
+// pad puts so many layers of padding before the stage's own and as many behind
+// them as it takes.
+func (s *Model) pad(own []int, before int) ([]int, error) {
+	var layers []int
+	for range before {
+		donor, err := s.donor(layers, own)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, donor)
+	}
+	layers = append(layers, own...)
+	for place, layer := range layers {
+		if s.kind(layer) != s.kind(place) {
+			return nil, fmt.Errorf("the library would treat layer %d as another kind at place %d: %w", layer, place, ErrRefused)
+		}
+	}
+	if _, _, ok := s.settings(layers); !ok {
+		return nil, fmt.Errorf("no setting makes the library see which layers have experts: %w", ErrRefused)
+	}
+	for range maxBehind {
+		if len(s.missing(layers)) == 0 {
+			return layers, nil
+		}
+		donor, err := s.donor(layers, nil)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, donor)
+	}
+	if missing := s.missing(layers); len(missing) > 0 {
+		return nil, fmt.Errorf("the stage lacks %s, and an empty one does not fit: %w", missing[0].name, ErrRefused)
+	}
+	return layers, nil
+}
+
+// missing lists what the library wants and these layers lack.
+func (s *Model) missing(layers []int) []want {
+	return slices.DeleteFunc(s.wants(), func(w want) bool { return slices.ContainsFunc(layers, w.has) })
+}
+
+// donor picks the layer that the padding after these layers is shaped like: one
+// of a kind that is missing among all, or any that fits in that place.
+func (s *Model) donor(layers, after []int) (int, error) {
+	missing := s.missing(slices.Concat(layers, after))
+	best := -1
+	for l := range s.Layers {
+		if s.kind(l) != s.kind(len(layers)) {
+			continue
+		}
+		if _, _, ok := s.settings(slices.Concat(layers, []int{l}, after)); !ok {
 			continue
 		}
 		if slices.ContainsFunc(missing, func(w want) bool { return w.has(l) }) {
@@ -345,21 +377,35 @@ func (s *Model) donor(layers []int, missing []want, first int) (int, error) {
 		}
 		best = l
 	}
-	if best < 0 {
+	if best >= 0 {
+		return best, nil
+	}
+	if len(missing) > 0 {
 		return 0, fmt.Errorf("the stage lacks %s, and an empty one does not fit: %w", missing[0].name, ErrRefused)
 	}
-	return best, nil
+	return 0, fmt.Errorf("no empty layer fits at place %d: %w", len(layers), ErrRefused)
 }
 
 // settings finds the number of leading dense layers and the step of layers
 // with experts under which the stage's layers are what they were.
-func (s *Model) settings(layers []int, first int) (lead, step int, ok bool) {
-	steps := []int{s.step}
-	if s.step > 1 {
-		steps = append(steps, 1)
+func (s *Model) settings(layers []int) (lead, step int, ok bool) {
+	natural := 0
+	for natural < len(layers) && layers[natural] < s.lead {
+		natural++
+	}
+	leads, steps := []int{natural}, []int{s.step}
+	if s.lead > 0 {
+		for lead := range len(layers) + 1 {
+			leads = append(leads, lead)
+		}
+	}
+	if s.step > 0 {
+		for step := range len(layers) + 1 {
+			steps = append(steps, step+1)
+		}
 	}
 	for _, step := range steps {
-		for _, lead := range []int{min(max(s.lead-first, 0), len(layers)), 0, len(layers)} {
+		for _, lead := range leads {
 			fits := true
 			for i, l := range layers {
 				fits = fits && dense(i, lead, step) == dense(l, s.lead, s.step)

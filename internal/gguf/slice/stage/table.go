@@ -126,14 +126,14 @@ func ruleOf(arch string) rule {
 	case "baichuan":
 		return rule{counts: []int{32, 40}}
 	case "bloom":
-		return rule{enter: "inp_norm"}
+		return rule{enter: "inp_norm-0"}
 	case "cohere2", "cohere2moe", "exaone-moe", "gpt-oss", "granite_swa", "laguna", "maple", "mellum",
-		"mimo2", "muse-glimmer", "olmo2", "plamo3", "spark2_5":
+		"mimo2", "olmo2", "plamo3", "spark2_5":
 		return rule{pattern: true, scaleKey: arch == "granite_swa"}
 	case "deepseek2", "mistral4":
 		return rule{lite: true}
 	case "dots3note":
-		return rule{pattern: true, indexer: true}
+		return rule{pattern: true, indexer: true, both: true}
 	case "ernie4_5-moe":
 		return rule{experts: "interleave_moe_layer_step"}
 	case "exaone4":
@@ -160,6 +160,10 @@ func ruleOf(arch string) rule {
 		return rule{positions: true}
 	case "paddleocr", "qwen2vl", "qwen3vl", "qwen3vlmoe":
 		return rule{mrope: 4}
+	case "muse-glimmer":
+		return rule{enter: "embd_norm", pattern: true}
+	case "nemotron_h", "nemotron_h_moe":
+		return rule{end: "nemotron_h_block_out"}
 	case "plamo2":
 		return rule{end: "ffn_residual"}
 	case "qwen35", "qwen35moe":
