@@ -1,0 +1,149 @@
+package mesh
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/skein-run/skein/internal/ids"
+)
+
+// pulsePath is a call that stays open for as long as both nodes live. When it
+// breaks and the node can't be called again, its process is dead: that is
+// known in milliseconds, where the gossip takes more than a second.
+const pulsePath = "/mesh/pulse"
+
+const bootHeader = "Skein-Boot"
+
+func (m *Mesh) servePulse(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set(bootHeader, m.boot)
+	w.WriteHeader(http.StatusOK)
+	if err := http.NewResponseController(w).Flush(); err != nil {
+		return // the caller is gone
+	}
+	select {
+	case <-r.Context().Done():
+	case <-m.ctx.Done():
+	}
+}
+
+// feelPulse holds a pulse call to a member until ctx ends, and judges it by
+// that.
+func (m *Mesh) feelPulse(ctx context.Context, member Member) {
+	pause := 50 * time.Millisecond
+	failed := 0
+	for {
+		err := m.pulse(ctx, member, func() { failed, pause = 0, 50*time.Millisecond; m.setPulse(member, true) })
+		if ctx.Err() != nil {
+			return
+		}
+		// A reset or a refusal is an answer of a living machine: nobody is
+		// there. Silence may be the network's; the gossip decides about it.
+		failed++
+		if answered(err) && failed > 1 {
+			m.setPulse(member, false)
+		}
+		if failed > 1 {
+			pause = min(2*pause, 2*time.Second)
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+	}
+}
+
+func answered(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, errOtherBoot) || errors.Is(err, io.EOF)
+}
+
+var errOtherBoot = errors.New("another start of the node answered")
+
+// pulse calls and stays until the call ends. begun is called once it stands.
+func (m *Mesh) pulse(ctx context.Context, member Member, begun func()) error {
+	// The answer's head has a time limit, the call itself has none.
+	call, cancel := context.WithCancel(ctx)
+	defer cancel()
+	head := time.AfterFunc(3*time.Second, cancel)
+	defer head.Stop()
+	req, err := http.NewRequestWithContext(call, http.MethodGet, "https://"+string(member.ID)+pulsePath, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := m.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	head.Stop()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("status %d", resp.StatusCode)
+	}
+	if resp.Header.Get(bootHeader) != member.Boot {
+		return errOtherBoot
+	}
+	begun()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return err
+	}
+	return io.EOF
+}
+
+func (m *Mesh) setPulse(member Member, alive bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.peers[member.ID]
+	if p == nil || p.member.Boot != member.Boot {
+		return
+	}
+	p.pulse = alive
+	m.judge(p)
+}
+
+// Client calls peers: the host of a URL is a node id ("https://<id>/path").
+// Calls share one connection for each peer.
+func (m *Mesh) Client() *http.Client { return m.client }
+
+func (m *Mesh) newClient() *http.Client {
+	dialer := &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 5 * time.Second}
+	return &http.Client{Transport: &http.Transport{
+		ForceAttemptHTTP2: true,
+		HTTP2:             &http.HTTP2Config{SendPingTimeout: time.Second, PingTimeout: time.Second},
+		IdleConnTimeout:   time.Minute,
+		DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			host, _, err := net.SplitHostPort(addr)
+			if err != nil {
+				return nil, fmt.Errorf("call %s: %w", addr, err)
+			}
+			id := ids.Node(host)
+			m.mu.Lock()
+			p := m.peers[id]
+			var at string
+			if p != nil {
+				at = p.member.PeerAddr()
+			}
+			m.mu.Unlock()
+			if at == "" {
+				return nil, fmt.Errorf("call node %s: it is not a member of this cluster", id)
+			}
+			conn, err := dialer.DialContext(ctx, "tcp", at)
+			if err != nil {
+				return nil, err
+			}
+			secure := tls.Client(conn, m.identity.client(id))
+			if err := secure.HandshakeContext(ctx); err != nil {
+				return nil, errors.Join(err, conn.Close())
+			}
+			return secure, nil
+		},
+	}}
+}
