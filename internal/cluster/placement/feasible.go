@@ -233,7 +233,11 @@ func (s *sums) largest(layers int, last bool) int64 {
 			m.layer = max(m.layer, w+int64(s.spec.Slots)*(cells+minus(s.state[i+1], s.state[i]).Sum()))
 		}
 		// What does not depend on the layers: the most that any piece has.
-		m.fixed = s.m.Every + s.m.First + all.Compute + int64(s.spec.Batch)*fewRows*4
+		pad := s.worstPadding()
+		m.fixed = s.m.Every + s.m.First + all.Compute + int64(s.spec.Batch)*fewRows*4 + pad.weights + int64(s.spec.Slots)*(pad.cells+pad.state)
+		if pad.full || pad.window {
+			m.fixed += limit(s.spec.Masks(s.fullCells, s.windowCells, true, true)) + int64(s.spec.Slots)*2*pad.state
+		}
 		m.head = s.m.Head.Sum() + all.Output
 		s.most = &m
 	}
@@ -242,6 +246,18 @@ func (s *sums) largest(layers int, last bool) int64 {
 		v += float64(s.most.head)
 	}
 	return limit(v)
+}
+
+// worstPadding is what a stage would have that lacks every kind of layer.
+func (s *sums) worstPadding() extra {
+	e := extra{}
+	for _, l := range append([]Layer{s.m.Padding}, s.m.Lacking...) {
+		e.weights += l.Weights.Sum()
+		e.cells += l.Cell.Sum() * s.fullCells
+		e.state += l.State.Sum()
+		e.full = e.full || l.Cell.Sum() > 0
+	}
+	return e
 }
 
 // memoryOf are the bounds that largest works with, bytes.

@@ -28,6 +28,14 @@ type Model struct {
 	// HeadRead is what one token reads of the output head.
 	HeadRead Part
 
+	// Lacking is what a stage has beside its own layers if none of them is of
+	// the entry's kind: an empty layer, since the library wants one of each.
+	// Invariant: no more than the smallest real layer of that kind.
+	Lacking []Layer
+	// Padding is what every stage may have beside that. Its Cell counts as
+	// that of a plain layer.
+	Padding Layer
+
 	// NoPipeline and NoTensor say why the model must not be cut that way; "":
 	// it may be.
 	NoPipeline string
@@ -69,6 +77,24 @@ type Layer struct {
 	Scratch  Part // compute memory, bytes a token of a batch
 	// Reductions is how many sums over the ranks the layer ends in.
 	Reductions int
+}
+
+// Kind is what the library tells layers apart by: which caches they have.
+type Kind int
+
+// Kind of a layer.
+func (l Layer) Kind() Kind {
+	var k Kind
+	if l.Cell.Sum() > 0 {
+		k++
+	}
+	if l.Windowed {
+		k += 2
+	}
+	if l.State.Sum() > 0 {
+		k += 4
+	}
+	return k
 }
 
 func (m Model) validate() error {
@@ -121,6 +147,7 @@ type sums struct {
 	scratch       Part // the largest
 	maxState      int64
 	spec          hyper.Spec
+	kinds         [][]int   // [k][i]: layers of the kind of Lacking[k] in [0, i)
 	most          *memoryOf // set by largest
 	least         int64     // set by smallest
 	fullCells     int64
@@ -144,6 +171,10 @@ func newSums(r Request) *sums {
 		state: make([]Part, n+1), flops: make([]float64, n+1), full: make([]int, n+1), sliding: make([]int, n+1), reductions: make([]int, n+1),
 		spec: hyper.Spec{Context: r.Context, Slots: r.Slots, Batch: max(r.Batch, r.Slots)}}
 	s.fullCells, s.windowCells = s.spec.Cells(m.Window)
+	s.kinds = make([][]int, len(m.Lacking))
+	for k := range s.kinds {
+		s.kinds[k] = make([]int, n+1)
+	}
 	for i, l := range m.Layers {
 		s.weights[i+1] = plus(s.weights[i], l.Weights)
 		s.read[i+1] = plus(s.read[i], l.Read)
@@ -157,10 +188,51 @@ func newSums(r Request) *sums {
 		case l.Cell.Sum() > 0:
 			s.cells[i+1], s.full[i+1] = plus(s.cells[i], l.Cell), s.full[i]+1
 		}
+		for k, lacking := range m.Lacking {
+			s.kinds[k][i+1] = s.kinds[k][i]
+			if l.Kind() == lacking.Kind() {
+				s.kinds[k][i+1]++
+			}
+		}
 		s.scratch = Part{max(s.scratch.Shared, l.Scratch.Shared), max(s.scratch.Cut, l.Scratch.Cut)}
 		s.maxState = max(s.maxState, l.State.Sum())
 	}
 	return s
+}
+
+// extra is what a stage has beside its own layers, bytes; cells and state for
+// each slot.
+type extra struct {
+	weights, cells, state int64
+	full, window          bool // it has such a cache
+}
+
+// padding is what the empty layers of a piece take.
+func (s *sums) padding(p piece) extra {
+	var e extra
+	if p.whole || p.end-p.first == len(s.m.Layers) {
+		return e
+	}
+	add := func(l Layer, cells int64) {
+		e.weights += l.Weights.Sum()
+		e.cells += l.Cell.Sum() * cells
+		e.state += l.State.Sum()
+	}
+	add(s.m.Padding, s.fullCells)
+	e.full = s.m.Padding.Cell.Sum() > 0
+	for i, l := range s.m.Lacking {
+		if s.kinds[i][p.end] > s.kinds[i][p.first] {
+			continue
+		}
+		if l.Windowed {
+			add(l, s.windowCells)
+			e.window = true
+		} else {
+			add(l, s.fullCells)
+			e.full = e.full || l.Cell.Sum() > 0
+		}
+	}
+	return e
 }
 
 // last tells whether a piece ends the model.
@@ -172,7 +244,7 @@ func (s *sums) weightsOf(p piece) int64 {
 	if p.whole {
 		return w + s.m.Whole
 	}
-	w += s.m.Every
+	w += s.m.Every + s.padding(p).weights
 	if p.first == 0 {
 		w += s.m.First
 	}
@@ -192,11 +264,14 @@ func (s *sums) memory(p piece) Memory {
 		KV:        limit(slots * (part(s.cells)*float64(s.fullCells) + part(s.window)*float64(s.windowCells))),
 		Recurrent: limit(slots * part(s.state)),
 	}
-	usesFull, usesWindow := s.full[p.end] > s.full[p.first], s.sliding[p.end] > s.sliding[p.first]
+	pad := s.padding(p)
+	m.KV = limit(float64(m.KV) + slots*float64(pad.cells))
+	m.Recurrent = limit(float64(m.Recurrent) + slots*float64(pad.state))
+	usesFull, usesWindow := pad.full || s.full[p.end] > s.full[p.first], pad.window || s.sliding[p.end] > s.sliding[p.first]
 	masks := s.spec.Masks(s.fullCells, s.windowCells, usesFull, usesWindow)
 	work := float64(s.spec.Batch) * float64(s.scratch.of(p.units, p.all))
 	if m.Recurrent > 0 {
-		work += 2 * slots * float64(s.maxState)
+		work += 2 * slots * float64(max(s.maxState, pad.state))
 	}
 	// A stage before the last marks every token of a batch as an output, of a
 	// few rows; their head needs less than the layers do.

@@ -8,8 +8,10 @@
 package profile
 
 import (
-	"bytes"
+	"cmp"
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -38,7 +40,7 @@ func of(m *gguf.Model, name string) (placement.Model, error) {
 	if err != nil {
 		return placement.Model{}, err
 	}
-	n := h.Layers + h.Draft
+	n := h.Layers // draft layers are in no stage
 	out := placement.Model{
 		Name: name, Layers: make([]placement.Layer, n), Embedding: h.Embedding, Vocabulary: h.Vocabulary,
 		Window: h.Window, Whole: m.TensorBytes(), Units: 1,
@@ -47,7 +49,7 @@ func of(m *gguf.Model, name string) (placement.Model, error) {
 	if h.Experts > 0 && h.ExpertsUsed > 0 {
 		experts = min(1, float64(h.ExpertsUsed)/float64(h.Experts))
 	}
-	whole, err := measure(m, n, experts)
+	whole, err := measure(m, experts)
 	if err != nil {
 		return out, err
 	}
@@ -57,9 +59,10 @@ func of(m *gguf.Model, name string) (placement.Model, error) {
 			Cell: placement.Part{Shared: w.Cell}, Windowed: w.Windowed, State: placement.Part{Shared: w.State}, Scratch: placement.Part{Shared: w.Scratch}}
 	}
 	out.HeadRead.Shared = headBytes(m)
-	ends(m, &out, n)
-	ranks(m, &out, n, h, experts)
-	return out, nil
+	if err := ends(m, &out, n); err != nil {
+		return out, err
+	}
+	return out, ranks(m, &out, n, h, experts)
 }
 
 // sizes is what one layer has.
@@ -78,7 +81,7 @@ type measured struct {
 
 // measure sums up the tensors of each layer. experts is the share of them that
 // a token is sent to.
-func measure(m *gguf.Model, layers int, experts float64) (measured, error) {
+func measure(m *gguf.Model, experts float64) (measured, error) {
 	h, err := hyper.Read(m)
 	if err != nil {
 		return measured{}, err
@@ -87,11 +90,10 @@ func measure(m *gguf.Model, layers int, experts float64) (measured, error) {
 	if err != nil {
 		return measured{}, err
 	}
+	layers := len(each)
 	out := measured{layers: make([]sizes, layers), head: headBytes(m)}
 	for i, l := range each {
-		if i < layers {
-			out.layers[i].Layer = l
-		}
+		out.layers[i].Layer = l
 	}
 	for _, t := range m.Tensors() {
 		i, rest, ok := layerOf(t.Name)
@@ -138,83 +140,162 @@ func layerOf(name string) (int, string, bool) {
 // Shard gives a shard as the model that the library will load, without its
 // tensor data.
 func Shard(f *slice.File) (*gguf.Model, error) {
-	p, err := gguf.Parse(bytes.NewReader(f.Header), f.Size)
+	p, err := gguf.Parse(header(f.Header), f.Size)
 	if err != nil {
 		return nil, fmt.Errorf("read a shard's header: %w", err)
 	}
 	return gguf.Join(p)
 }
 
+// header reads a file of which the header alone is known: zeros follow.
+type header []byte
+
+func (h header) ReadAt(p []byte, off int64) (int, error) {
+	n := 0
+	if off < int64(len(h)) {
+		n = copy(p, h[off:])
+	}
+	clear(p[n:])
+	return len(p), nil
+}
+
+// refusal is an error of slice.Cut: this cut must not be made.
+type refusal struct{ error }
+
 // cutting cuts and measures a shard.
 func cutting(m *gguf.Model, spec slice.Spec, experts float64) (*slice.File, measured, error) {
 	f, err := slice.Cut(m, spec)
 	if err != nil {
-		return nil, measured{}, err
+		return nil, measured{}, refusal{err}
 	}
 	shard, err := Shard(f)
 	if err != nil {
 		return nil, measured{}, err
 	}
-	sizes, err := measure(shard, spec.End-spec.First, experts)
+	sizes, err := measure(shard, experts)
 	return f, sizes, err
 }
 
 // ends finds out where stages may begin and end, and what each has outside its
 // layers.
-func ends(m *gguf.Model, out *placement.Model, n int) {
+func ends(m *gguf.Model, out *placement.Model, n int) error {
 	if n < 2 {
 		out.NoPipeline = "it has one layer only"
-		return
+		return nil
 	}
 	least := make([]int, n)
-	free := true // any layer may be a stage
+	stages := make([]measured, n) // the smallest stage from each layer
+	var refused refusal
 	end := 1
-	var refused error
 	for first := range n {
 		for end = max(end, first+1); end <= n; end++ {
-			_, err := slice.Cut(m, slice.Spec{First: first, End: end})
+			_, sizes, err := cutting(m, slice.Spec{First: first, End: end}, 1)
 			if err == nil {
-				least[first] = end
+				least[first], stages[first] = end, sizes
 				break
 			}
-			refused = err
+			if !errors.As(err, &refused) {
+				return err
+			}
 		}
-		free = free && least[first] == first+1
-	}
-	later := false // a second stage is possible
-	for first := 1; first < n; first++ {
-		later = later || least[first] > 0 && least[0] > 0 && least[0] <= first
-	}
-	if !later {
-		out.NoPipeline = reason(refused)
-		return
-	}
-	if !free {
-		out.Least = least
-	}
-	// The stages that end and begin the model, and one in the middle, differ in
-	// what they have beside their layers.
-	rest := func(first, end int) int64 {
-		_, sizes, err := cutting(m, slice.Spec{First: first, End: end}, 1)
-		if err != nil {
-			out.NoPipeline = reason(err)
-		}
-		return sizes.rest
 	}
 	last := n - 1
 	for last > 0 && least[last] == 0 {
 		last--
 	}
-	middle := rest(0, least[0])
-	out.Every = middle
-	for first := 1; first < last; first++ {
-		if least[first] > 0 && least[first] < n {
-			out.Every = rest(first, least[first])
-			break
+	if least[0] == 0 || least[0] > last {
+		out.NoPipeline = reason(refused.error)
+		return nil
+	}
+	for first := range n {
+		if least[first] != first+1 {
+			out.Least = least
 		}
 	}
-	out.First = max(middle-out.Every, 0)
-	out.Head = placement.Part{Shared: max(rest(last, n)-out.Every, 0)}
+	// The stages that end and begin the model, and one in the middle, differ in
+	// what they have beside their layers.
+	out.Every = stages[0].rest
+	for first := 1; first < last; first++ {
+		if least[first] > 0 && least[first] < n {
+			out.Every = min(out.Every, stages[first].rest)
+		}
+	}
+	out.First = max(stages[0].rest-out.Every, 0)
+	out.Head = placement.Part{Shared: max(stages[last].rest-out.Every, 0)}
+	return padding(m, out, least, stages)
+}
+
+// padding finds what a stage has beside its own layers: the library does not
+// run a model that lacks a kind of layer, so some stages get empty ones. The
+// smallest stages have most of them; stages of half the model are looked at too.
+func padding(m *gguf.Model, out *placement.Model, least []int, stages []measured) error {
+	n := len(least)
+	lacking := map[placement.Kind]*placement.Layer{}
+	look := func(first, end int, stage measured) {
+		own := map[placement.Kind]bool{}
+		for _, l := range out.Layers[first:end] {
+			own[l.Kind()] = true
+		}
+		extra := map[placement.Kind]*placement.Layer{}
+		var other placement.Layer
+		for _, s := range stage.layers[min(end-first, len(stage.layers)):] {
+			l := placement.Layer{Weights: placement.Part{Shared: s.weights}, Cell: placement.Part{Shared: s.Cell}, Windowed: s.Windowed, State: placement.Part{Shared: s.State}}
+			to := &other
+			if k := l.Kind(); !own[k] {
+				if extra[k] == nil {
+					extra[k] = &placement.Layer{Windowed: l.Windowed}
+				}
+				to = extra[k]
+			}
+			to.Weights.Shared += s.weights
+			to.Cell.Shared += s.Cell
+			to.State.Shared += s.State
+		}
+		raise(&out.Padding, other)
+		for k, l := range extra {
+			if lacking[k] == nil {
+				lacking[k] = &placement.Layer{Windowed: l.Windowed}
+			}
+			raise(lacking[k], *l)
+		}
+	}
+	for first := range n {
+		if least[first] == 0 {
+			continue
+		}
+		look(first, least[first], stages[first])
+		if end := first + n/2; end <= n && end > least[first] {
+			_, sizes, err := cutting(m, slice.Spec{First: first, End: end}, 1)
+			if err != nil {
+				return err
+			}
+			look(first, end, sizes)
+		}
+	}
+	// A stage must not take less memory for having another layer: what an
+	// empty layer has beyond the smallest real one of its kind, every stage has.
+	for k, l := range lacking {
+		smallest := *l
+		for _, real := range out.Layers {
+			if real.Kind() == k {
+				smallest.Weights.Shared = min(smallest.Weights.Shared, real.Weights.Sum())
+				smallest.Cell.Shared = min(smallest.Cell.Shared, real.Cell.Sum())
+				smallest.State.Shared = min(smallest.State.Shared, real.State.Sum())
+			}
+		}
+		out.Padding.Weights.Shared += l.Weights.Shared - smallest.Weights.Shared
+		out.Padding.Cell.Shared += l.Cell.Shared - smallest.Cell.Shared
+		out.Padding.State.Shared += l.State.Shared - smallest.State.Shared
+		out.Lacking = append(out.Lacking, smallest)
+	}
+	slices.SortFunc(out.Lacking, func(a, b placement.Layer) int { return cmp.Compare(a.Kind(), b.Kind()) })
+	return nil
+}
+
+func raise(to *placement.Layer, by placement.Layer) {
+	to.Weights.Shared = max(to.Weights.Shared, by.Weights.Sum())
+	to.Cell.Shared = max(to.Cell.Shared, by.Cell.Sum())
+	to.State.Shared = max(to.State.Shared, by.State.Sum())
 }
 
 // reason takes the words for a person out of an error of slice.
@@ -227,11 +308,15 @@ func reason(err error) string {
 
 // ranks finds out into how many pieces the layers can be cut, and what of each
 // layer is shared out.
-func ranks(m *gguf.Model, out *placement.Model, n int, h *hyper.Params, experts float64) {
+func ranks(m *gguf.Model, out *placement.Model, n int, h *hyper.Params, experts float64) error {
 	_, whole, err := cutting(m, slice.Spec{First: 0, End: n}, experts)
+	var refused refusal
+	if errors.As(err, &refused) {
+		out.NoTensor = reason(refused.error)
+		return nil
+	}
 	if err != nil {
-		out.NoTensor = reason(err)
-		return
+		return err
 	}
 	// The smallest rank of any cut: all of equal size, as many as there can be.
 	for _, units := range counts(h) {
@@ -248,20 +333,22 @@ func ranks(m *gguf.Model, out *placement.Model, n int, h *hyper.Params, experts 
 			}
 			most.raise(one)
 		}
-		if err != nil {
-			if out.NoTensor == "" {
-				out.NoTensor = reason(err)
-			}
+		if errors.As(err, &refused) {
+			out.NoTensor = reason(refused.error)
 			continue
+		}
+		if err != nil {
+			return err
 		}
 		out.NoTensor = ""
 		out.Units = units
 		spread(out, whole, most, m, file.Run.Reduce)
-		return
+		return nil
 	}
 	if out.NoTensor == "" {
 		out.NoTensor = "it has one KV head only"
 	}
+	return nil
 }
 
 // raise takes the larger of each size: ranks of equal parts differ by a block.
