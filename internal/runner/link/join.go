@@ -311,6 +311,7 @@ func startMesh(o Options, fast, bulk []net.Conn, sleeper, flusher sleeper) (*Mes
 	m := &Mesh{o: o, peers: make([]*peer, len(o.Addresses)), format: format(o.HalfPrecision), summed: o.TLS == nil,
 		tick: o.Beat / 2, broken: make(chan struct{}), joined: make(chan struct{}), flush: make(chan struct{}, 1),
 		sleeper: sleeper, flusher: flusher}
+	m.spin = spinner{limit: o.Spin, yield: yield}
 	m.waitingFor.Store(-1)
 	for i := range m.peers {
 		if i == o.Self {

@@ -109,6 +109,7 @@ type Mesh struct {
 
 	receiving sync.Mutex // held in Receive, Poll, AllReduce
 	lanes     [2][]lane  // scratch of sleep; guarded by receiving
+	spin      spinner    // guarded by receiving
 	parts     reduction  // scratch of AllReduce; guarded by receiving
 }
 
@@ -321,7 +322,7 @@ func (m *Mesh) Poll(from int, kind Kind) (bool, error) {
 func (m *Mesh) receive(p *peer, kind Kind) (frame, error) {
 	m.waitingFor.Store(int64(p.index))
 	defer m.waitingFor.Store(-1)
-	spin := spinner{limit: m.o.Spin}
+	m.spin.begin()
 	for {
 		if f, ok := p.take(kind); ok {
 			return f, nil
@@ -336,7 +337,7 @@ func (m *Mesh) receive(p *peer, kind Kind) (frame, error) {
 		if err != nil {
 			return frame{}, m.lost(p, err)
 		}
-		if progress || spin.again() {
+		if progress || m.spin.again() {
 			continue
 		}
 		m.lanes[0] = append(m.lanes[0][:0], p.fast)
@@ -359,27 +360,6 @@ func (m *Mesh) wake() {
 	if m.asleep.Load() {
 		m.sleeper.wake()
 	}
-}
-
-// spinner counts out how long to poll. The clock is read once in a few polls.
-type spinner struct {
-	limit time.Duration
-	polls int
-	since time.Time
-}
-
-func (s *spinner) again() bool {
-	if s.limit < 0 {
-		return false
-	}
-	s.polls++
-	if s.polls == 1 {
-		s.since = time.Now()
-	}
-	if s.polls%16 != 0 {
-		return true
-	}
-	return time.Since(s.since) < s.limit
 }
 
 // beatBody is what a beat carries: the shard waited for, plus one.

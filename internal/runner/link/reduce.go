@@ -196,7 +196,7 @@ func (m *Mesh) exchange(moves []move) error {
 		}
 	}
 	defer m.waitingFor.Store(-1)
-	spin := spinner{limit: m.o.Spin}
+	m.spin.begin()
 	for {
 		progress, finished := false, true
 		readers, writers := m.lanes[0][:0], m.lanes[1][:0]
@@ -229,10 +229,10 @@ func (m *Mesh) exchange(moves []move) error {
 			return err
 		}
 		if progress {
-			spin.polls = 0
+			m.spin.begin()
 			continue
 		}
-		if !spin.again() {
+		if !m.spin.again() {
 			m.asleep.Store(true)
 			if m.cause.Load() == nil {
 				m.sleeper.sleep(readers, writers)
