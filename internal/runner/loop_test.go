@@ -77,6 +77,7 @@ type outbox struct {
 	mu      sync.Mutex
 	tokens  map[uint64][]wire.Token
 	done    map[uint64]wire.Done
+	faults  []string
 	changed chan struct{}
 }
 
@@ -91,22 +92,24 @@ func (o *outbox) notify() {
 	}
 }
 
-func (o *outbox) Send(_ wire.Type, _ uint64, body []byte) error {
+func (o *outbox) Send(kind wire.Type, ref uint64, body []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	defer o.notify()
-	return wire.DecodeTokens(slices.Clone(body), func(t wire.Token) { o.tokens[t.ID] = append(o.tokens[t.ID], t) })
-}
-
-func (o *outbox) SendJSON(_ wire.Type, ref uint64, v any) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	defer o.notify()
-	if _, dup := o.done[ref]; dup {
-		return fmt.Errorf("generation %d ended twice", ref)
+	if kind == wire.TypeStep {
+		return wire.DecodeTokens(slices.Clone(body), func(t wire.Token) {
+			if o.done[t.ID].Reason != "" {
+				o.faults = append(o.faults, fmt.Sprintf("token of generation %d after its end", t.ID))
+			}
+			o.tokens[t.ID] = append(o.tokens[t.ID], t)
+		})
 	}
-	o.done[ref] = v.(wire.Done)
-	_, err := json.Marshal(v)
+	if _, dup := o.done[ref]; dup {
+		o.faults = append(o.faults, fmt.Sprintf("generation %d ended twice", ref))
+	}
+	var d wire.Done
+	err := json.Unmarshal(body, &d)
+	o.done[ref] = d
 	return err
 }
 
@@ -149,6 +152,9 @@ func startLoop(t *testing.T, cfg schedule.Config, back *fakeBackend) *rig {
 		r.post(message{stop: true})
 		if err := <-r.ended; err != nil && !errors.Is(err, errStopped) {
 			t.Error(err)
+		}
+		for _, f := range out.faults {
+			t.Error(f)
 		}
 	})
 	return r

@@ -30,6 +30,7 @@ type Scheduler struct {
 	spare     []*flight // reused
 	plan      *flight   // in the making
 	ready     []*Job    // reused
+	admitted  []*Job    // of the last Next; reused
 }
 
 // flight is a batch between Next and Finished.
@@ -129,6 +130,7 @@ func (s *Scheduler) Cache() (entries int, bytes int64) { return len(s.cache.entr
 // nothing to do before a batch in flight is finished, or nothing at all. The
 // batch is valid until it is finished.
 func (s *Scheduler) Next() *Batch {
+	s.admitted = s.admitted[:0]
 	if len(s.flights) >= s.cfg.Depth {
 		return nil
 	}
@@ -144,6 +146,7 @@ func (s *Scheduler) Next() *Batch {
 		j := s.pending[0]
 		s.pending = s.pending[1:]
 		s.admit(j)
+		s.admitted = append(s.admitted, j)
 	}
 	b := &s.plan.Batch
 	if !restores(b.Before) {
@@ -161,6 +164,9 @@ func (s *Scheduler) Next() *Batch {
 	s.flights = append(s.flights, s.plan)
 	return b
 }
+
+// Admitted lists the jobs to which the last Next gave a slot.
+func (s *Scheduler) Admitted() []*Job { return s.admitted }
 
 func (s *Scheduler) blank() *flight {
 	if n := len(s.spare); n > 0 {
