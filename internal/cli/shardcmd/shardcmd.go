@@ -77,7 +77,7 @@ func (e *ExitError) Unwrap() error { return e.Err }
 
 // New gives the subcommands of `skein shard`.
 func New(e Env) []*cobra.Command {
-	return []*cobra.Command{newCheck(e), newBench(e)}
+	return []*cobra.Command{newPlan(e), newCheck(e), newBench(e)}
 }
 
 // layoutFlags are those of every command that splits a model.
