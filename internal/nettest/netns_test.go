@@ -1,0 +1,105 @@
+package nettest
+
+import (
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestNetwork(t *testing.T) {
+	n := New(t, Options{Hosts: 3, Megabits: 1000})
+	l, err := n.Listen(2, n.Address(2)+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		defer close(accepted)
+		if c, err := l.Accept(); err == nil {
+			accepted <- c
+		}
+	}()
+	c, err := n.Dial(0, l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	far := <-accepted
+	defer far.Close()
+	if got, _, _ := net.SplitHostPort(far.RemoteAddr().String()); got != n.Address(0) {
+		t.Errorf("the call came from %s, not from host 0", got)
+	}
+	if _, err := c.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 5)
+	if _, err := io.ReadFull(far, b); err != nil {
+		t.Fatal(err)
+	}
+	// Nothing passes a cut cable; what was sent arrives when it is mended.
+	n.Cut(0)
+	if _, err := c.Write([]byte("again")); err != nil {
+		t.Fatal(err)
+	}
+	if err := far.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if k, err := far.Read(b); err == nil {
+		t.Fatalf("%q came through a cut cable", b[:k])
+	}
+	if err := far.SetReadDeadline(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	n.Mend(0)
+	if _, err := io.ReadFull(far, b); err != nil || string(b) != "again" {
+		t.Fatalf("after mending: %q, %v", b, err)
+	}
+	out, err := n.Command(1, "ip", "-br", "addr", "show", "eth").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), n.Address(1)) {
+		t.Errorf("host 1 has %q, %v", out, err)
+	}
+}
+
+// TestNetworkIsTakenDown looks for what a network has left.
+func TestNetworkIsTakenDown(t *testing.T) {
+	var names []string
+	t.Run("network", func(t *testing.T) {
+		n := New(t, Options{Hosts: 2})
+		names = n.names
+		// Also when something still runs there.
+		cmd := n.Command(0, "cat")
+		cmd.Stdin = blocked(t)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Wait() }) // it is killed
+		t.Cleanup(n.remove)                  // before the wait
+	})
+	if names == nil {
+		t.Skip("SKIPPED, network namespaces are not tested, see above")
+	}
+	out, err := exec.Command("ip", "netns", "list").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if strings.Contains(string(out), name) {
+			t.Errorf("namespace %s is left over", name)
+		}
+	}
+}
+
+// blocked is a file that nothing is ever read from until the test ends.
+func blocked(t *testing.T) *os.File {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close(); w.Close() })
+	return r
+}
