@@ -17,7 +17,7 @@ type sender interface {
 // and the next batch need not wait for that. Tokens of several steps become
 // one frame only if the writer is behind.
 //
-// The loop's goroutine calls tokens, done, flush and close.
+// The loop's goroutine starts write, and calls tokens, done, flush and close.
 type emitter struct {
 	out sender
 
@@ -45,7 +45,6 @@ const emitLimit = 4 << 20
 func newEmitter(out sender) *emitter {
 	e := &emitter{out: out, ended: make(chan struct{})}
 	e.changed.L = &e.mu
-	go e.write()
 	return e
 }
 

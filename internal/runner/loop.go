@@ -92,6 +92,7 @@ var errStopped = errors.New("stopped")
 // run steps until a stop message or a fault that leaves the library's state
 // unknown. It must be called on a goroutine locked to its thread.
 func (l *loop) run() error {
+	go l.out.write()
 	defer l.out.close()
 	for {
 		err := l.readMail()

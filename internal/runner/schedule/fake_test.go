@@ -10,24 +10,56 @@ import (
 // machine stands for the library: each cell of a sequence remembers how it
 // was computed (token, shape of the batch, and the cells before it), so that
 // two runs that compute a prefix in different shapes are told apart, as
-// rounding would.
+// rounding would. It carries batches out in order, as late as their Finish, and
+// checks what must hold while they are in flight.
 type machine struct {
 	t          testing.TB
 	rewindable bool
 	seqs       [][]uint64
+	texts      [][]int32 // the tokens of seqs
 	maxChunk   int
-	chunks     int                 // carried out
-	kept       map[uint64][]uint64 // by Snapshot.ID
+	stages     int
+	depth      int
+	queue      []started
+	chunks     int               // carried out
+	sizes      []int             // of the decodes carried out
+	kept       map[uint64]memory // by Snapshot.ID
+	fails      func() bool       // tells that the next save or restore fails; nil: none
+	sampled    func(text []int32) int32
+	gap        map[*Job]int // chunks planned since the job's last decode
+	worst      int          // of gap
+	told       map[*Job][]int32
+}
+
+type memory struct {
+	seq  []uint64
+	text []int32
+}
+
+type started struct {
+	b    *Batch
+	jobs []*Job
 }
 
 func newMachine(t testing.TB, slots, chunk int, rewindable bool) *machine {
-	return &machine{t: t, rewindable: rewindable, seqs: make([][]uint64, slots), maxChunk: chunk, kept: map[uint64][]uint64{}}
+	return &machine{
+		t: t, rewindable: rewindable, seqs: make([][]uint64, slots), texts: make([][]int32, slots), maxChunk: chunk,
+		stages: 1, depth: 1, kept: map[uint64]memory{}, gap: map[*Job]int{}, told: map[*Job][]int32{},
+	}
 }
+
+func (m *machine) failing() bool { return m.fails != nil && m.fails() }
 
 func (m *machine) apply(ops []Op, out *Outcome) {
 	for _, op := range ops {
 		switch op.Kind {
 		case OpRemove:
+			if slices.Contains(out.Lost, op.Slot) {
+				continue
+			}
+			if m.seqs[op.Slot] == nil {
+				m.seqs[op.Slot], m.texts[op.Slot] = []uint64{}, []int32{}
+			}
 			if op.From > len(m.seqs[op.Slot]) {
 				m.t.Fatalf("remove from %d of a sequence of %d", op.From, len(m.seqs[op.Slot]))
 			}
@@ -35,23 +67,35 @@ func (m *machine) apply(ops []Op, out *Outcome) {
 				m.t.Fatalf("a memory that can't go back was asked to go from %d to %d", len(m.seqs[op.Slot]), op.From)
 			}
 			m.seqs[op.Slot] = m.seqs[op.Slot][:op.From:op.From]
+			m.texts[op.Slot] = m.texts[op.Slot][:op.From:op.From]
 		case OpCopy:
 			if len(m.seqs[op.Slot]) != 0 {
 				m.t.Fatalf("copy onto slot %d, which holds %d tokens", op.Slot, len(m.seqs[op.Slot]))
 			}
-			m.seqs[op.Slot] = append([]uint64(nil), m.seqs[op.Source]...)
+			m.seqs[op.Slot] = slices.Clone(m.seqs[op.Source])
+			m.texts[op.Slot] = slices.Clone(m.texts[op.Source])
 		case OpSave:
-			if len(m.seqs[op.Slot]) != op.Snapshot.Len() {
-				m.t.Fatalf("snapshot of %d tokens taken from a sequence of %d", op.Snapshot.Len(), len(m.seqs[op.Slot]))
+			if !slices.Equal(m.texts[op.Slot], op.Snapshot.tokens) {
+				m.t.Fatalf("a snapshot of %d tokens is taken from a sequence of %d others", op.Snapshot.Len(), len(m.seqs[op.Slot]))
 			}
-			m.kept[op.Snapshot.ID] = slices.Clone(m.seqs[op.Slot])
-			out.Saved = append(out.Saved, int64(8*len(m.seqs[op.Slot])))
+			// A failed save may have been kept by some shards.
+			m.kept[op.Snapshot.ID] = memory{slices.Clone(m.seqs[op.Slot]), slices.Clone(m.texts[op.Slot])}
+			size := int64(8 * len(m.seqs[op.Slot]))
+			if m.failing() {
+				size = 0
+			}
+			out.Saved = append(out.Saved, size)
 		case OpRestore:
-			seq, ok := m.kept[op.Snapshot.ID]
+			kept, ok := m.kept[op.Snapshot.ID]
 			if !ok {
 				m.t.Fatalf("restore of snapshot %d, which is not kept", op.Snapshot.ID)
 			}
-			m.seqs[op.Slot] = slices.Clone(seq)
+			m.seqs[op.Slot], m.texts[op.Slot] = slices.Clone(kept.seq), slices.Clone(kept.text)
+			if m.failing() {
+				// Whatever is there now, it is not what was to be.
+				m.seqs[op.Slot], m.texts[op.Slot] = []uint64{1, 2, 3}, []int32{-1, -2, -3}
+				out.Lost = append(out.Lost, op.Slot)
+			}
 		case OpDrop:
 			delete(m.kept, op.Snapshot.ID)
 		}
@@ -81,53 +125,109 @@ func (m *machine) compute(items []Item) []int32 {
 		}
 		fmt.Fprint(h, prev, it.Token, starts[it.Slot], rows[it.Slot], len(rows))
 		m.seqs[it.Slot] = append(seq, h.Sum64())
+		m.texts[it.Slot] = append(m.texts[it.Slot], it.Token)
 		out[i] = int32(h.Sum64() % 50)
+		if m.sampled != nil {
+			out[i] = m.sampled(m.texts[it.Slot])
+		}
 	}
 	return out
 }
 
-// step plans and carries out one batch; false when there was nothing to do.
+// step starts what can be started and finishes one batch; false when there was
+// nothing to do.
 func (m *machine) step(s *Scheduler) bool {
-	b := s.Next()
-	if b == nil {
+	m.fill(s)
+	if len(m.queue) == 0 {
 		return false
 	}
-	m.carryOut(s, b)
-	for i := range s.slots {
-		if len(s.slots[i].tokens) != len(m.seqs[i]) {
-			m.t.Fatalf("slot %d: the scheduler counts %d tokens, the memory %d", i, len(s.slots[i].tokens), len(m.seqs[i]))
-		}
-	}
+	m.finish(s)
 	return true
 }
 
-// carryOut computes a batch and reports it.
-func (m *machine) carryOut(s *Scheduler, b *Batch) {
-	var out Outcome
-	m.apply(b.Before, &out)
-	var jobs []*Job
-	var picked []int32
-	if len(b.Items) > 0 {
-		if restores(b.Before) {
-			m.t.Fatal("a batch restores and has items")
-		}
-		for _, it := range b.Items {
-			if it.Output {
-				jobs = append(jobs, s.slots[it.Slot].job)
-			} else if it.Slot != b.Items[0].Slot || len(b.Items) > m.maxChunk {
-				m.t.Fatalf("a chunk of %d tokens, or of two prompts", len(b.Items))
-			}
-		}
-		picked = m.compute(b.Items)
-		if len(jobs) == 0 {
-			m.chunks++
+func (m *machine) fill(s *Scheduler) {
+	for b := s.Next(); b != nil; b = s.Next() {
+		m.start(s, b)
+	}
+}
+
+// start checks a planned batch against those in flight.
+func (m *machine) start(s *Scheduler, b *Batch) {
+	st := started{b: b}
+	for _, it := range b.Items {
+		if it.Output {
+			st.jobs = append(st.jobs, s.Holder(it.Slot))
+		} else if it.Slot != b.Items[0].Slot || len(b.Items) > m.maxChunk {
+			m.t.Fatalf("a chunk of %d tokens, or of two prompts", len(b.Items))
 		}
 	}
-	m.apply(b.After, &out)
+	if len(st.jobs) != 0 && len(st.jobs) != len(b.Items) {
+		m.t.Fatal("a batch mixes decodes with a chunk")
+	}
+	decodes := 0
+	for _, o := range m.queue {
+		if len(o.jobs) > 0 {
+			decodes++
+		}
+		for _, op := range o.b.Before {
+			if op.Kind == OpRestore && slices.ContainsFunc(b.Items, func(it Item) bool { return it.Slot == op.Slot }) {
+				m.t.Fatalf("slot %d is used before its restore is known", op.Slot)
+			}
+		}
+		for _, j := range st.jobs {
+			if slices.Contains(o.jobs, j) {
+				m.t.Fatalf("job %d is decoded twice at once", j.ID)
+			}
+		}
+	}
+	if restores(b.Before) && len(b.Items) > 0 {
+		m.t.Fatal("a batch restores and has items")
+	}
+	if m.queue = append(m.queue, st); len(m.queue) > m.depth || len(st.jobs) > 0 && decodes >= m.stages {
+		m.t.Fatalf("%d batches in flight, %d decodes before this one", len(m.queue), decodes)
+	}
+	if len(st.jobs) == 0 && len(b.Items) > 0 {
+		for _, j := range s.Running() {
+			if s.decoding(j) && j.slot != b.Items[0].Slot && !s.slots[j.slot].restoring {
+				m.gap[j]++
+				m.worst = max(m.worst, m.gap[j])
+			}
+		}
+	}
+	for _, j := range st.jobs {
+		m.gap[j] = 0
+	}
+}
+
+// finish carries out the oldest batch and reports it.
+func (m *machine) finish(s *Scheduler) {
+	st := m.queue[0]
+	m.queue = m.queue[1:]
+	var out Outcome
+	m.apply(st.b.Before, &out)
+	var picked []int32
+	if len(st.b.Items) > 0 {
+		picked = m.compute(st.b.Items)
+		if len(st.jobs) == 0 {
+			m.chunks++
+		} else {
+			m.sizes = append(m.sizes, len(st.jobs))
+		}
+	}
+	m.apply(st.b.After, &out)
 	s.Finished(out, picked)
-	for _, j := range jobs {
+	for k, j := range st.jobs {
+		if s.Holder(j.Slot()) != j {
+			continue // cancelled meanwhile
+		}
+		m.told[j] = append(m.told[j], picked[k])
 		if s.Full(j) {
 			s.Remove(j)
+		}
+	}
+	for i := range s.slots {
+		if len(m.queue) == 0 && !s.slots[i].unclean && len(s.slots[i].tokens) != len(m.seqs[i]) {
+			m.t.Fatalf("slot %d: the scheduler counts %d tokens, the memory %d", i, len(s.slots[i].tokens), len(m.seqs[i]))
 		}
 	}
 }

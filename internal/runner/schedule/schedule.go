@@ -205,10 +205,14 @@ func (s *Scheduler) fill() {
 			return
 		}
 	}
-	if decodes < s.cfg.Stages {
-		s.planDecode((streams + s.cfg.Stages - 1) / s.cfg.Stages)
+	if free := s.cfg.Stages - decodes; free > 0 {
+		// An even share of all streams, and of those that are here.
+		s.planDecode(min(share(streams, s.cfg.Stages), share(len(s.ready), free)))
 	}
 }
+
+// share is n/parts, rounded up.
+func share(n, parts int) int { return (n + parts - 1) / parts }
 
 // flying counts the batches in flight.
 func (s *Scheduler) flying() (decodes, chunks int) {

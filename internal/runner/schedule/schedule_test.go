@@ -289,12 +289,19 @@ func TestRunningStreamsAdvanceInEveryStep(t *testing.T) {
 // that is alone gets the state that it gets on a fresh scheduler.
 func TestAloneIsExact(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
+		stages := rapid.IntRange(1, 3).Draw(rt, "stages")
 		cfg := Config{
+			Stages: stages, Depth: stages + rapid.IntRange(0, 1).Draw(rt, "more"),
 			Slots: rapid.IntRange(1, 4).Draw(rt, "slots"), Context: 256, Chunk: rapid.SampledFrom([]int{4, 16, 64}).Draw(rt, "chunk"),
 			Pending: 8, Rewindable: rapid.Bool().Draw(rt, "rewindable"), CacheBytes: int64(rapid.SampledFrom([]int{0, 400, 4000}).Draw(rt, "cache")),
 		}
 		s := mustNew(t, cfg)
-		m := newMachine(t, cfg.Slots, cfg.Chunk, cfg.Rewindable)
+		machineOf := func() *machine {
+			m := newMachine(t, cfg.Slots, cfg.Chunk, cfg.Rewindable)
+			m.stages, m.depth = cfg.Stages, cfg.Depth
+			return m
+		}
+		m := machineOf()
 		// Few distinct beginnings, so that prefixes are shared.
 		draw := func(label string) []int32 {
 			p := tokens(rapid.IntRange(1, 120).Draw(rt, label), rapid.IntRange(0, 1).Draw(rt, label+" family"))
@@ -330,7 +337,7 @@ func TestAloneIsExact(t *testing.T) {
 		prompt := draw("probe")
 		n := rapid.IntRange(1, 10).Draw(rt, "probe max")
 		got := generate(m, s, prompt, n)
-		want := generate(newMachine(t, cfg.Slots, cfg.Chunk, cfg.Rewindable), mustNew(t, cfg), prompt, n)
+		want := generate(machineOf(), mustNew(t, cfg), prompt, n)
 		if !slices.Equal(got, want) {
 			rt.Fatalf("a request alone got another state after traffic (%d tokens cached)", s.slots[0].canonical())
 		}
