@@ -96,7 +96,7 @@ func (c *child) call(typ wire.Type, req, result any) error {
 			return err
 		}
 		switch f.Type {
-		case wire.TypeProgress, wire.TypeBeat:
+		case wire.TypeProgress, wire.TypeBeat, wire.TypeBroken:
 		case wire.TypeFailure:
 			var fail wire.Failure
 			if err := f.Decode(&fail); err != nil {

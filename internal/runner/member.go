@@ -166,6 +166,9 @@ func (m *member) describe(l *loaded, whole *gguf.Model, chunk int) error {
 		return fmt.Errorf("the shards have the layers 0 to %d, the model has %d", end, h.Layers)
 	}
 	m.memory = h.Memory()
+	if own := m.model.Memory(); m.memory == llama.MemoryAttention && own != m.memory {
+		m.memory = own
+	}
 	i := &l.info
 	if l.model == nil {
 		i.BOS, i.EOS = -1, -1
