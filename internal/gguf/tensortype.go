@@ -15,6 +15,8 @@ const (
 	Q4_K TensorType = 12
 	Q6_K TensorType = 14
 	BF16 TensorType = 30
+	Q1_0 TensorType = 41
+	Q2_0 TensorType = 42
 )
 
 // encoding is one row of ggml's type table: a row of a tensor is a sequence of

@@ -73,6 +73,16 @@ func (d *draft) takeTensors(st stage.Stage, rows int, last bool) error {
 			}
 			continue
 		}
+		if last && t.Name == "token_embd.weight" && d.separateHead() {
+			// Nobody looks up rows in the last stage.
+			if !st.OwnHead {
+				continue
+			}
+			w = empty(smallest(t))
+		}
+		if last && t.Name == "output.weight" && d.separateHead() && !st.OwnHead {
+			w.Name = "token_embd.weight"
+		}
 		if vocabulary(t, d.run.Vocabulary) && !last {
 			var err error
 			if w, err = w.rows(0, uint64(rows)); err != nil {
@@ -85,6 +95,29 @@ func (d *draft) takeTensors(st stage.Stage, rows int, last bool) error {
 		d.tensors = append(d.tensors, w)
 	}
 	return nil
+}
+
+// separateHead tells whether the model has an output head beside its embedding
+// table, of the same shape.
+func (d *draft) separateHead() bool {
+	table, _ := d.model.Tensor("token_embd.weight")
+	head, ok := d.model.Tensor("output.weight")
+	return ok && head.Shape == table.Shape
+}
+
+// smallest is a tensor of the same shape in the type that takes the fewest
+// bytes.
+func smallest(t gguf.Tensor) gguf.Tensor {
+	for _, typ := range []gguf.TensorType{gguf.Q4_0, gguf.Q2_0, gguf.Q1_0} {
+		block, _ := typ.Block()
+		if t.Shape[0]%block != 0 {
+			continue
+		}
+		if n := int64(typ.RowBytes(t.Shape[0]) * t.Shape[1]); n < t.Bytes {
+			t.Type, t.Bytes = typ, n
+		}
+	}
+	return t
 }
 
 // vocabulary tells whether a tensor has a row for each token.

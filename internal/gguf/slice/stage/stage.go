@@ -70,6 +70,9 @@ type Stage struct {
 	Enter string
 	// Zero lists tensors without a layer whose bytes are zeros in this stage.
 	Zero []string
+	// OwnHead: the output head must be called output.weight; otherwise it may
+	// take the embedding table's place, as in models that share one table.
+	OwnHead bool
 	// Scale multiplies rows of the embedding table; 1: nothing.
 	Scale float32
 	// Positions is how many position values each token has.
@@ -211,7 +214,7 @@ func (s *Model) CutPoints() []int {
 }
 
 func (s *Model) stage(first, end int) (Stage, error) {
-	st := Stage{Own: end - first, Scale: 1, Positions: s.positions()}
+	st := Stage{Own: end - first, Scale: 1, Positions: s.positions(), OwnHead: ownHead(s.arch)}
 	for layer := first; layer < end; layer++ {
 		st.Layers = append(st.Layers, layer)
 	}

@@ -178,6 +178,18 @@ func ruleOf(arch string) rule {
 	return rule{}
 }
 
+// ownHead tells whether the library wants output.weight of an architecture and
+// does not take the embedding table in its place.
+func ownHead(arch string) bool {
+	switch arch {
+	case "baichuan", "bailingmoe", "bailingmoe2", "codeshell", "dbrx", "dots1", "exaone-moe", "falcon-h1", "gpt-oss", "gptneox", "internlm2",
+		"jais", "kimi-linear", "llada-moe", "maple", "mellum", "mimo2", "minimax-m2", "minimax-m3", "muse-glimmer", "nemotron",
+		"olmo2", "olmoe", "orion", "phi2", "phimoe", "plamo", "qwen", "qwen2moe", "stablelm", "xverse":
+		return true
+	}
+	return false
+}
+
 // layerArrays are the keys whose arrays have one entry a layer.
 func layerArrays() []string {
 	return []string{"attention.head_count", "attention.head_count_kv", "feed_forward_length",
