@@ -165,15 +165,15 @@ func (h *Head) fail(err error) error {
 
 // gather joins the head's own parts with those of the other ranks.
 func (h *Head) gather(p *Plan, own []part) ([]sample.Row, error) {
+	if len(own) == 0 {
+		return nil, nil
+	}
 	rows := make([]sample.Row, len(own))
 	if len(h.others) == 0 {
 		for i := range own {
 			rows[i].Full = own[i].full
 		}
 		return rows, nil
-	}
-	if len(own) == 0 {
-		return nil, nil
 	}
 	parts := make([][]part, len(own))
 	for i := range own {
