@@ -24,6 +24,7 @@ const (
 // the vocabulary. Its hook sees every batch.
 type fakeBackend struct {
 	seqs    map[int][]int32
+	last    []llama.Item
 	rows    [][]float32
 	hook    func(items []llama.Item) error
 	restore error // what SetState returns
@@ -37,7 +38,7 @@ func (f *fakeBackend) Decode(items []llama.Item) error {
 			return err
 		}
 	}
-	f.rows = f.rows[:0]
+	f.rows, f.last = f.rows[:0], append(f.last[:0], items...)
 	for _, it := range items {
 		if it.Position != len(f.seqs[it.Sequence]) {
 			return fmt.Errorf("position %d in a sequence of %d", it.Position, len(f.seqs[it.Sequence]))
@@ -141,12 +142,19 @@ type rig struct {
 
 func startLoop(t *testing.T, cfg schedule.Config, back *fakeBackend) *rig {
 	t.Helper()
+	r := startLoopOn(t, cfg, newWhole(back, cfg.CacheBytes), back)
+	r.back = back
+	return r
+}
+
+func startLoopOn(t *testing.T, cfg schedule.Config, eng backend, vocab vocabulary) *rig {
+	t.Helper()
 	sched, err := schedule.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	out := newOutbox()
-	r := &rig{loop: newLoop(newWhole(back, sched.Config().CacheBytes), back, out, sched, time.Now), back: back, out: out, ended: make(chan error, 1)}
+	r := &rig{loop: newLoop(eng, vocab, out, sched, time.Now), out: out, ended: make(chan error, 1)}
 	go func() { r.ended <- r.run() }()
 	t.Cleanup(func() {
 		r.post(message{stop: true})
