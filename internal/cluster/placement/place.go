@@ -168,7 +168,6 @@ func (t *table) pipelines(spots []spot, orders [][]*seat) *candidate {
 			best = c
 		}
 	}
-	consider(sure)
 	for _, order := range orders {
 		least := t.leastStages(order)
 		for k := least; k < least+tries && k <= len(order); k++ {
@@ -178,6 +177,9 @@ func (t *table) pipelines(spots []spot, orders [][]*seat) *candidate {
 			}
 			consider(stages)
 		}
+	}
+	if best == nil {
+		consider(sure)
 	}
 	return best
 }

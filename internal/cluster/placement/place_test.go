@@ -1,0 +1,517 @@
+package placement_test
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/skein-run/skein/internal/cluster/placement"
+)
+
+const mb = int64(1) << 20
+
+// drawModel makes a model of any shape: layers of different kinds and sizes,
+// with or without ranks, some with layers that can't stand alone.
+func drawModel(t *rapid.T) placement.Model {
+	n := rapid.IntRange(1, 10).Draw(t, "layers")
+	m := placement.Model{
+		Name: "model", Embedding: 64 * rapid.IntRange(1, 4).Draw(t, "embedding"), Vocabulary: rapid.IntRange(32, 4000).Draw(t, "vocabulary"),
+		Whole: rapid.Int64Range(0, 8*mb).Draw(t, "whole"), Every: rapid.Int64Range(0, mb).Draw(t, "every"), First: rapid.Int64Range(0, mb).Draw(t, "first"),
+		Head:  placement.Part{Shared: rapid.Int64Range(0, mb).Draw(t, "head"), Cut: rapid.Int64Range(0, 4*mb).Draw(t, "head cut")},
+		Units: rapid.IntRange(1, 4).Draw(t, "units"),
+	}
+	m.HeadRead = m.Head
+	if rapid.Bool().Draw(t, "windows") {
+		m.Window = 256
+	}
+	hybrid := rapid.Bool().Draw(t, "hybrid")
+	for range n {
+		l := placement.Layer{
+			Weights: placement.Part{Shared: rapid.Int64Range(1, mb).Draw(t, "shared"), Cut: rapid.Int64Range(0, 6*mb).Draw(t, "cut")},
+			Cell:    placement.Part{Cut: rapid.Int64Range(1, 2048).Draw(t, "cell")},
+			Scratch: placement.Part{Shared: 256, Cut: 1024}, Flops: 1e6, Reductions: 2,
+		}
+		l.Windowed = m.Window > 0 && rapid.Bool().Draw(t, "windowed")
+		if hybrid && rapid.Bool().Draw(t, "recurrent") {
+			l.Cell, l.Windowed, l.State = placement.Part{}, false, placement.Part{Shared: 4096}
+		}
+		l.Read = l.Weights
+		m.Layers = append(m.Layers, l)
+	}
+	if hybrid && rapid.Bool().Draw(t, "lacking") {
+		m.Lacking = []placement.Layer{{Weights: placement.Part{Shared: 1}, Cell: placement.Part{Shared: 1}}, {Weights: placement.Part{Shared: 1}, State: placement.Part{Shared: 4096}}}
+	}
+	switch rapid.IntRange(0, 7).Draw(t, "cuts") {
+	case 0:
+		m.NoPipeline = "its layers hang together"
+	case 1: // stages of two layers at least
+		m.Least = make([]int, n)
+		for i := range n - 1 {
+			m.Least[i] = i + 2
+		}
+	}
+	if rapid.IntRange(0, 4).Draw(t, "tensor") == 0 {
+		m.NoTensor = "its heads hang together"
+	}
+	return m
+}
+
+func drawCluster(t *rapid.T) placement.Cluster {
+	n := rapid.IntRange(1, 7).Draw(t, "nodes")
+	var c placement.Cluster
+	for i := range n {
+		node := placement.Node{ID: fmt.Sprintf("n%d", i), Worker: rapid.IntRange(0, 9).Draw(t, "worker") > 0,
+			Downloads: true, Has: rapid.Bool().Draw(t, "has"), Draining: rapid.IntRange(0, 15).Draw(t, "draining") == 0}
+		if rapid.IntRange(0, 2).Draw(t, "shared") == 0 {
+			node.Host = fmt.Sprintf("h%d", rapid.IntRange(0, 1).Draw(t, "host"))
+		}
+		speed := func() placement.Speed {
+			return placement.Speed{Bandwidth: rapid.Float64Range(1e9, 1e12).Draw(t, "bandwidth"), Compute: rapid.Float64Range(1e10, 1e14).Draw(t, "compute")}
+		}
+		total := rapid.Int64Range(0, 60*mb).Draw(t, "total")
+		node.Devices = []placement.Device{{Total: total, Available: rapid.Int64Range(0, total).Draw(t, "available"), Speed: speed()}}
+		node.Devices[0].Reserved = rapid.Int64Range(0, total/2).Draw(t, "reserved")
+		node.Devices[0].Pending = rapid.Int64Range(0, node.Devices[0].Reserved).Draw(t, "pending")
+		if rapid.IntRange(0, 3).Draw(t, "gpu") == 0 {
+			total := rapid.Int64Range(0, 60*mb).Draw(t, "gpu total")
+			node.Devices = append(node.Devices, placement.Device{ID: "GPU0", Total: total, Available: total, Speed: speed()})
+		}
+		if r := node.Devices[0].Reserved; r > 0 {
+			c.Loaded = append(c.Loaded, placement.Loaded{Model: fmt.Sprintf("m%d", i%2), Node: node.ID, Memory: r})
+		}
+		c.Nodes = append(c.Nodes, node)
+	}
+	for range rapid.IntRange(0, 4).Draw(t, "links") {
+		c.Links = append(c.Links, placement.Link{
+			A: c.Nodes[rapid.IntRange(0, n-1).Draw(t, "a")].ID, B: c.Nodes[rapid.IntRange(0, n-1).Draw(t, "b")].ID,
+			Line: placement.Line{Latency: rapid.Float64Range(1e-6, 1e-2).Draw(t, "latency"), Bandwidth: rapid.Float64Range(1e6, 1e10).Draw(t, "link")}})
+	}
+	return c
+}
+
+func drawRequest(t *rapid.T, c placement.Cluster) placement.Request {
+	r := placement.Request{
+		Model: drawModel(t), Context: rapid.IntRange(1, 2048).Draw(t, "context"), Slots: rapid.IntRange(1, 4).Draw(t, "slots"),
+		Sharding: rapid.SampledFrom([]placement.Sharding{placement.Auto, placement.Auto, placement.Pipeline, placement.Tensor}).Draw(t, "sharding"),
+		MinNodes: rapid.SampledFrom([]int{0, 1, 1, 2, 3}).Draw(t, "min nodes"),
+	}
+	for _, n := range c.Nodes {
+		switch rapid.IntRange(0, 9).Draw(t, "wish") {
+		case 0:
+			r.Require = append(r.Require, n.ID)
+		case 1:
+			r.Exclude = append(r.Exclude, n.ID)
+		}
+	}
+	return r
+}
+
+// budgets is the free memory of each machine's devices.
+func budgets(c placement.Cluster) map[[2]string]int64 {
+	type sum struct{ available, total, reserved, pending int64 }
+	sums := map[[2]string]sum{}
+	for _, n := range c.Nodes {
+		host := n.Host
+		if host == "" {
+			host = n.ID
+		}
+		for _, d := range n.Devices {
+			key := [2]string{host, d.ID}
+			s, ok := sums[key]
+			if !ok {
+				s = sum{available: d.Available, total: d.Total}
+			}
+			s.available, s.total = min(s.available, d.Available), min(s.total, d.Total)
+			s.reserved += d.Reserved
+			s.pending += d.Pending
+			sums[key] = s
+		}
+	}
+	out := map[[2]string]int64{}
+	for key, s := range sums {
+		out[key] = min(s.available-s.pending, s.total-s.reserved)
+	}
+	return out
+}
+
+func TestMemoryIsNeverOvercommitted(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := drawCluster(t)
+		p, err := placement.Place(c, drawRequest(t, c), time.Time{})
+		if err != nil {
+			return
+		}
+		left := budgets(c)
+		for _, s := range p.Shards {
+			i := slices.IndexFunc(c.Nodes, func(n placement.Node) bool { return n.ID == s.Node })
+			host := c.Nodes[i].Host
+			if host == "" {
+				host = s.Node
+			}
+			if s.Reserve < s.Memory.Total+s.Memory.Total/10 {
+				t.Errorf("shard %+v has no headroom", s)
+			}
+			if left[[2]string{host, s.Device}] -= s.Reserve; left[[2]string{host, s.Device}] < 0 {
+				t.Errorf("%s on %s is promised more than it has, by %d bytes", s.Device, host, -left[[2]string{host, s.Device}])
+			}
+		}
+	})
+}
+
+func TestEveryLayerIsPlacedOnce(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := drawCluster(t)
+		r := drawRequest(t, c)
+		p, err := placement.Place(c, r, time.Time{})
+		if err != nil {
+			return
+		}
+		if len(p.Shards) != p.Stages*p.Ranks || p.Head != (p.Stages-1)*p.Ranks {
+			t.Fatalf("%d shards, %d stages of %d ranks, head %d", len(p.Shards), p.Stages, p.Ranks, p.Head)
+		}
+		next := 0
+		for i, s := range p.Shards {
+			switch {
+			case s.Spec.Rank != i%p.Ranks || s.Spec.Ranks() != p.Ranks:
+				t.Errorf("shard %d has rank %d of %d", i, s.Spec.Rank, s.Spec.Ranks())
+			case s.Spec.Rank == 0 && (s.Spec.First != next || s.Spec.End <= next):
+				t.Errorf("shard %d has layers [%d, %d), %d comes next", i, s.Spec.First, s.Spec.End, next)
+			case s.Spec.Rank > 0 && cmp.Diff(s.Spec.Parts, p.Shards[i-1].Spec.Parts) != "":
+				t.Errorf("ranks of one stage have parts %v and %v", s.Spec.Parts, p.Shards[i-1].Spec.Parts)
+			}
+			sum := 0
+			for _, part := range s.Spec.Parts {
+				if part < 1 {
+					t.Errorf("shard %d has parts %v", i, s.Spec.Parts)
+				}
+				sum += part
+			}
+			if len(s.Spec.Parts) > 0 && sum != r.Model.Units {
+				t.Errorf("parts %v are not %d units", s.Spec.Parts, r.Model.Units)
+			}
+			if r.Model.Least != nil && p.Way == placement.WayPipeline && s.Spec.End < r.Model.Least[s.Spec.First] {
+				t.Errorf("layers [%d, %d) can't be a stage", s.Spec.First, s.Spec.End)
+			}
+			next = s.Spec.End
+		}
+		if next != len(r.Model.Layers) {
+			t.Errorf("layers up to %d of %d are placed", next, len(r.Model.Layers))
+		}
+	})
+}
+
+func TestWishesAreKept(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := drawCluster(t)
+		r := drawRequest(t, c)
+		p, err := placement.Place(c, r, time.Time{})
+		if err != nil {
+			return
+		}
+		var used []string
+		for _, s := range p.Shards {
+			if slices.Contains(used, s.Node) {
+				t.Errorf("node %s has two shards", s.Node)
+			}
+			used = append(used, s.Node)
+			i := slices.IndexFunc(c.Nodes, func(n placement.Node) bool { return n.ID == s.Node })
+			if n := c.Nodes[i]; !n.Worker || n.Draining || slices.Contains(r.Exclude, n.ID) {
+				t.Errorf("node %+v may not be used", n)
+			}
+		}
+		for _, id := range r.Require {
+			if !slices.Contains(used, id) {
+				t.Errorf("required node %s is not among %v", id, used)
+			}
+		}
+		if len(used) < r.MinNodes {
+			t.Errorf("%d nodes, at least %d are wanted", len(used), r.MinNodes)
+		}
+		switch {
+		case r.Model.NoTensor != "" && p.Ranks > 1, r.Model.NoPipeline != "" && p.Stages > 1:
+			t.Errorf("a model that must not be cut is placed as %s", p.Way)
+		case r.Sharding == placement.Pipeline && p.Ranks > 1, r.Sharding == placement.Tensor && p.Stages > 1:
+			t.Errorf("%s was wanted, the plan is %s", r.Sharding, p.Way)
+		}
+	})
+}
+
+func TestMoreMemoryNeverTurnsYesIntoNo(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := drawCluster(t)
+		r := drawRequest(t, c)
+		if _, err := placement.Place(c, r, time.Time{}); err != nil {
+			return
+		}
+		for i, n := range c.Nodes {
+			n.Devices = slices.Clone(n.Devices)
+			for j := range n.Devices {
+				more := rapid.Int64Range(0, 20*mb).Draw(t, "more")
+				n.Devices[j].Total += more
+				n.Devices[j].Available += more
+			}
+			c.Nodes[i] = n
+		}
+		if _, err := placement.Place(c, r, time.Time{}); err != nil {
+			t.Errorf("it fitted, and does not with more memory: %v", err)
+		}
+	})
+}
+
+func TestOrderDoesNotMatter(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := drawCluster(t)
+		r := drawRequest(t, c)
+		first, errFirst := placement.Place(c, r, time.Time{})
+		seed := rapid.Uint64().Draw(t, "seed")
+		random := rand.New(rand.NewPCG(seed, 0))
+		random.Shuffle(len(c.Nodes), func(i, j int) { c.Nodes[i], c.Nodes[j] = c.Nodes[j], c.Nodes[i] })
+		random.Shuffle(len(c.Links), func(i, j int) { c.Links[i], c.Links[j] = c.Links[j], c.Links[i] })
+		random.Shuffle(len(c.Loaded), func(i, j int) { c.Loaded[i], c.Loaded[j] = c.Loaded[j], c.Loaded[i] })
+		for i := range c.Nodes {
+			d := slices.Clone(c.Nodes[i].Devices)
+			slices.Reverse(d)
+			c.Nodes[i].Devices = d
+		}
+		slices.Reverse(r.Require)
+		second, errSecond := placement.Place(c, r, time.Time{})
+		if diff := cmp.Diff(fmt.Sprint(errFirst), fmt.Sprint(errSecond)); diff != "" {
+			t.Errorf("another error (-first +second):\n%s", diff)
+		}
+		if diff := cmp.Diff(first, second); diff != "" {
+			t.Errorf("another plan (-first +second):\n%s", diff)
+		}
+	})
+}
+
+// even is a model of equal layers of 10 MB.
+func even(layers, units int) placement.Model {
+	m := placement.Model{Name: "even", Embedding: 1024, Vocabulary: 32000, Whole: 20 * mb, Every: mb,
+		Head: placement.Part{Shared: mb, Cut: 9 * mb}, HeadRead: placement.Part{Cut: 9 * mb}, Units: units}
+	for range layers {
+		m.Layers = append(m.Layers, placement.Layer{Weights: placement.Part{Shared: mb / 10, Cut: 10 * mb}, Read: placement.Part{Shared: mb / 10, Cut: 10 * mb},
+			Flops: 2e7, Cell: placement.Part{Cut: 1024}, Scratch: placement.Part{Shared: 16384, Cut: 32768}, Reductions: 2})
+	}
+	return m
+}
+
+func node(id string, free int64) placement.Node {
+	return placement.Node{ID: id, Worker: true, Has: true, Devices: []placement.Device{{Total: free, Available: free, Speed: placement.Speed{Bandwidth: 1e10, Compute: 1e12}}}}
+}
+
+// TestWork counts steps, not time: work grows with nodes times layers and not
+// with subsets, also where memory is nearly full and where it does not suffice.
+func TestWork(t *testing.T) {
+	model := even(80, 8)
+	for _, free := range []int64{2000 * mb, 100 * mb, 25 * mb} {
+		c := placement.Cluster{}
+		random := rand.New(rand.NewPCG(1, 2))
+		for i := range 1000 {
+			n := node(fmt.Sprintf("n%04d", i), free+random.Int64N(10*mb))
+			n.Devices[0].Speed.Bandwidth *= 1 + random.Float64()
+			c.Nodes = append(c.Nodes, n)
+		}
+		p, err := placement.Place(c, placement.Request{Model: model, Context: 256, Slots: 1, Batch: 64}, time.Time{})
+		if err != nil {
+			t.Fatalf("%d MB each: %v", free/mb, err)
+		}
+		if most := 1000 * len(model.Layers) * 8; p.Visits > most {
+			t.Errorf("%d MB each: %d steps, at most %d are expected", free/mb, p.Visits, most)
+		}
+		t.Logf("%d MB each: %s of %d, %d steps", free/mb, p.Way, len(p.Shards), p.Visits)
+	}
+}
+
+func BenchmarkPlace(b *testing.B) {
+	for _, nodes := range []int{10, 100, 1000} {
+		for _, free := range []int64{2000 * mb, 100 * mb, 25 * mb} {
+			c := placement.Cluster{}
+			random := rand.New(rand.NewPCG(1, 2))
+			for i := range nodes {
+				c.Nodes = append(c.Nodes, node(fmt.Sprintf("n%04d", i), free+random.Int64N(10*mb)))
+			}
+			b.Run(fmt.Sprintf("nodes=%d/free=%dMB", nodes, free/mb), func(b *testing.B) {
+				for b.Loop() {
+					_, err := placement.Place(c, placement.Request{Model: even(80, 8), Context: 256, Slots: 1, Batch: 64}, time.Time{})
+					var no *placement.NoMemoryError
+					if err != nil && !errors.As(err, &no) {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestWays(t *testing.T) {
+	fast := placement.Line{Latency: 5e-6, Bandwidth: 5e9}
+	slow := placement.Line{Latency: 1e-3, Bandwidth: 1e7}
+	r := func(change func(*placement.Request)) placement.Request {
+		r := placement.Request{Model: even(20, 4), Context: 256, Slots: 4, Batch: 64}
+		if change != nil {
+			change(&r)
+		}
+		return r
+	}
+	two := []placement.Node{node("a", 500*mb), node("b", 500*mb)}
+	for _, c := range []struct {
+		name    string
+		cluster placement.Cluster
+		request placement.Request
+		want    string // way and nodes
+		says    string
+	}{
+		{"fits one", placement.Cluster{Nodes: two, Default: slow}, r(nil), "whole a", "one stream is fastest there"},
+		{"fast link", placement.Cluster{Nodes: two, Default: fast}, r(nil), "tensor a b", "As a whole on 1"},
+		{"replicas are named", placement.Cluster{Nodes: two, Default: slow}, r(nil), "whole a", "Two replicas, on a and b"},
+		{"pipeline wanted", placement.Cluster{Nodes: two, Default: slow}, r(func(r *placement.Request) { r.Sharding = placement.Pipeline }), "pipeline a b", "10+10 layers"},
+		{"too large for one", placement.Cluster{Nodes: []placement.Node{node("a", 150*mb), node("b", 150*mb)}, Default: slow}, r(nil), "pipeline a b", "no node has"},
+		{"two nodes wanted", placement.Cluster{Nodes: two, Default: slow}, r(func(r *placement.Request) { r.MinNodes = 2 }), "pipeline a b", "more than one node"},
+		{"one required", placement.Cluster{Nodes: two, Default: slow}, r(func(r *placement.Request) { r.Require = []string{"b"} }), "whole b", "fits b whole"},
+		{"refused as ranks", placement.Cluster{Nodes: two, Default: slow}, r(func(r *placement.Request) {
+			r.Sharding, r.Model.NoTensor = placement.Tensor, "its heads hang together"
+		}), "whole a", "not split as tensor: its heads hang together"},
+		{"one machine, three nodes", placement.Cluster{Nodes: []placement.Node{onHost(node("a", 900*mb), "h"), onHost(node("b", 900*mb), "h"), onHost(node("c", 900*mb), "h")}},
+			r(func(r *placement.Request) { r.MinNodes, r.Sharding = 3, placement.Pipeline }), "pipeline a b c", "7+7+6 layers"},
+		{"files are there", placement.Cluster{Nodes: []placement.Node{without(node("a", 500*mb)), node("b", 500*mb)}, Default: slow}, r(nil), "whole b", "fits b"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, err := placement.Place(c.cluster, c.request, time.Time{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := string(p.Way)
+			for _, s := range p.Shards {
+				got += " " + s.Node
+			}
+			if got != c.want {
+				t.Errorf("placed as %q, want %q\n%s", got, c.want, p.Explanation)
+			}
+			if !strings.Contains(p.Explanation, c.says) {
+				t.Errorf("the explanation lacks %q:\n%s", c.says, p.Explanation)
+			}
+		})
+	}
+}
+
+func onHost(n placement.Node, host string) placement.Node { n.Host = host; return n }
+
+func without(n placement.Node) placement.Node { n.Has, n.Downloads = false, true; return n }
+
+// TestUnevenMachines: layers go by speed, as far as memory allows.
+func TestUnevenMachines(t *testing.T) {
+	a, b := node("a", 400*mb), node("b", 400*mb)
+	b.Devices[0].Speed.Bandwidth *= 3
+	p, err := placement.Place(placement.Cluster{Nodes: []placement.Node{a, b}},
+		placement.Request{Model: even(20, 1), Context: 256, Slots: 1, Batch: 64, Sharding: placement.Pipeline, MinNodes: 2}, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range p.Shards {
+		layers := s.Spec.End - s.Spec.First
+		if s.Node == "b" && (layers < 13 || layers > 16) {
+			t.Errorf("the node of three times the speed has %d of 20 layers", layers)
+		}
+	}
+	// With room for ten layers only, it has ten at most.
+	b.Devices[0].Total, b.Devices[0].Available = 130*mb, 130*mb
+	p, err = placement.Place(placement.Cluster{Nodes: []placement.Node{a, b}},
+		placement.Request{Model: even(20, 1), Context: 256, Slots: 1, Batch: 64, Sharding: placement.Pipeline, MinNodes: 2}, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range p.Shards {
+		if layers := s.Spec.End - s.Spec.First; s.Node == "b" && (layers < 8 || layers > 11) {
+			t.Errorf("the node with 130 MB has %d of 20 layers", layers)
+		}
+	}
+}
+
+func TestErrors(t *testing.T) {
+	now := time.Unix(1000, 0)
+	base := placement.Request{Model: even(20, 4), Context: 256, Slots: 1, Batch: 64}
+	with := func(change func(*placement.Request)) placement.Request { r := base; change(&r); return r }
+	small := func() []placement.Node { return []placement.Node{node("a", 20*mb), node("b", 20*mb)} }
+	for _, c := range []struct {
+		name    string
+		cluster placement.Cluster
+		request placement.Request
+		want    string
+	}{
+		{"no memory", placement.Cluster{Nodes: small()}, base, "Need 253.2 MB, have 40.0 MB. even does not fit these nodes with a context of 256 tokens a slot"},
+		{"loaded", placement.Cluster{Nodes: []placement.Node{used(node("a", 300*mb), 290*mb)},
+			Loaded: []placement.Loaded{{Model: "big", Node: "a", Memory: 280 * mb}, {Model: "little", Node: "a", Memory: 10 * mb}}}, base,
+			"Need 253.2 MB, have 10.0 MB. Loaded: big (280.0 MB), little (10.0 MB). Unload big to free memory."},
+		{"loaded, both", placement.Cluster{Nodes: []placement.Node{used(node("a", 300*mb), 290*mb)},
+			Loaded: []placement.Loaded{{Model: "x", Node: "a", Memory: 145 * mb}, {Model: "y", Node: "a", Memory: 145 * mb}}}, base,
+			"Loaded: x (145.0 MB), y (145.0 MB). Unload models to free memory."},
+		{"not enough nodes", placement.Cluster{Nodes: small()}, with(func(r *placement.Request) { r.MinNodes = 3 }), "3 nodes are wanted and 2 can take a shard"},
+		{"who is not used", placement.Cluster{Nodes: []placement.Node{{ID: "x"}, node("a", mb)}}, with(func(r *placement.Request) { r.MinNodes = 2 }), "x: it runs no shards (--no-worker)"},
+		{"too few layers", placement.Cluster{Nodes: []placement.Node{node("a", 500*mb), node("b", 500*mb), node("c", 500*mb)}},
+			with(func(r *placement.Request) { r.Model, r.MinNodes, r.Sharding = even(2, 1), 3, placement.Pipeline }), "can be split into 2 parts"},
+		{"unknown required", placement.Cluster{Nodes: small()}, with(func(r *placement.Request) { r.Require = []string{"z"} }), "node z is required, but there is no such node"},
+		{"required and excluded", placement.Cluster{Nodes: small()}, with(func(r *placement.Request) { r.Require, r.Exclude = []string{"a"}, []string{"a"} }), "required and excluded"},
+		{"required but stale", placement.Cluster{Nodes: []placement.Node{node("a", 500*mb)}, Fresh: time.Second}, with(func(r *placement.Request) { r.Require = []string{"a"} }), "node a is required, but its last report is"},
+		{"refused", placement.Cluster{Nodes: small()}, with(func(r *placement.Request) {
+			r.Model.NoPipeline, r.Model.NoTensor = "nobody has proved it", "its heads hang together"
+		}), "even cannot be split as pipeline: nobody has proved it; and no single node has room for it. Need"},
+		{"bad sharding", placement.Cluster{Nodes: small()}, with(func(r *placement.Request) { r.Sharding = "rows" }), `sharding "rows" must be auto, pipeline or tensor`},
+		{"bad context", placement.Cluster{Nodes: small()}, with(func(r *placement.Request) { r.Context = 0 }), "context 0"},
+		{"twice", placement.Cluster{Nodes: append(small(), node("a", mb))}, base, "node a is listed twice"},
+		{"bad link", placement.Cluster{Nodes: small(), Links: []placement.Link{{A: "a", B: "b"}}}, base, "measure it again"},
+		{"no layers", placement.Cluster{Nodes: small()}, with(func(r *placement.Request) { r.Model.Layers = nil }), "it has no layers"},
+		{"files missing", placement.Cluster{Nodes: []placement.Node{{ID: "a", Worker: true}}}, base, "1 nodes are wanted and 0 can take a shard"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := placement.Place(c.cluster, c.request, now)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v\nwant ...%s...", err, c.want)
+			}
+		})
+	}
+}
+
+func used(n placement.Node, by int64) placement.Node {
+	n.Devices[0].Reserved = by
+	n.Devices[0].Available -= by
+	return n
+}
+
+// TestCalibratedPredictionIsWhatWasMeasured: a whole model on the machine that
+// was measured with it is predicted to be as fast as it was.
+func TestCalibratedPredictionIsWhatWasMeasured(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := even(rapid.IntRange(1, 40).Draw(t, "layers"), 4)
+		got := placement.Measured{Decode: rapid.Float64Range(1, 100).Draw(t, "decode"), Depth: 128, Prefill: rapid.Float64Range(10, 1000).Draw(t, "prefill"),
+			Streams: 4}
+		got.Aggregate = got.Decode * rapid.Float64Range(1, 3).Draw(t, "gain")
+		v, err := placement.Calibrate(m, got)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := placement.Cluster{Nodes: []placement.Node{{ID: "a", Worker: true, Has: true, Devices: []placement.Device{{Total: 1 << 40, Available: 1 << 40, Speed: v}}}}}
+		p, err := placement.Place(c, placement.Request{Model: m, Context: 512, Slots: 4, Batch: 512, Depth: 128}, time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		near := func(what string, got, want float64) {
+			if math.Abs(got/want-1) > 1e-6 {
+				t.Errorf("%s is predicted as %g, measured %g", what, got, want)
+			}
+		}
+		near("decode", p.Predicted.Decode, got.Decode)
+		near("aggregate", p.Predicted.Aggregate, got.Aggregate)
+		// A prompt cannot be faster than its weights are read once.
+		if p.Predicted.Prefill > got.Prefill*(1+1e-6) {
+			t.Errorf("prefill is predicted as %g, measured %g", p.Predicted.Prefill, got.Prefill)
+		}
+	})
+}
