@@ -31,9 +31,6 @@ const (
 	maxBehind = 8
 )
 
-// Reason tells why an architecture's layers must not be cut; "" if they may.
-func Reason(arch string) string { return ruleOf(arch).refuse }
-
 // Model is what matters about a model for cutting its layers.
 type Model struct {
 	// Layers counts those that a plain context runs: draft layers are not
@@ -84,7 +81,7 @@ type Stage struct {
 func Read(m *gguf.Model) (*Model, error) {
 	arch := m.Arch()
 	s := &Model{arch: arch, rule: ruleOf(arch), meta: m.Metadata}
-	if s.rule.refuse != "" {
+	if s.rule.refuse != "" && !s.rule.single {
 		return nil, fmt.Errorf("%s is not cut by layers: %s: %w", shown(arch), s.rule.refuse, ErrRefused)
 	}
 	h, err := hyper.Read(m)
@@ -177,6 +174,9 @@ func (s *Model) Stage(first, end int) (Stage, error) {
 	if first < 0 || end > s.Layers || first >= end {
 		return Stage{}, fmt.Errorf("the model has layers [0, %d); name at least one of these", s.Layers)
 	}
+	if s.rule.refuse != "" && end-first < s.Layers {
+		return Stage{}, fmt.Errorf("%s is not cut by layers: %s: %w", shown(s.arch), s.rule.refuse, ErrRefused)
+	}
 	st, err := s.stage(first, end)
 	if errors.Is(err, ErrRefused) {
 		return Stage{}, fmt.Errorf("%s: %w", s.advice(), err)
@@ -201,6 +201,9 @@ func (s *Model) advice() string {
 // may begin a stage when the one before ends there.
 func (s *Model) CutPoints() []int {
 	var points []int
+	if s.rule.refuse != "" {
+		return points
+	}
 	for k := 1; k < s.Layers; k++ {
 		if _, err := s.stage(k, s.Layers); err != nil {
 			continue

@@ -5,6 +5,9 @@ import "slices"
 // rule is what is special about an architecture when its layers are cut.
 type rule struct {
 	refuse string // why its layers are not cut; "": they are
+	// single: what bars stages does not bar one stage of all layers, which
+	// ranks may share.
+	single bool
 	end    string // node that ends a layer; "": l_out
 	// enter is the node that a later stage's input replaces, because the
 	// library would do to it again what it did to the token embeddings.
@@ -104,17 +107,17 @@ func ruleOf(arch string) rule {
 	case "graniteswitch":
 		return rule{refuse: "every layer picks its adapter by the token ids, which a later stage does not have"}
 	case "deepseek4", "qwen4exp", "hy_v4":
-		return rule{refuse: streams}
+		return rule{refuse: streams, single: arch != "qwen4exp"}
 	case "kimi-k3":
-		return rule{refuse: "its layers read the results of several earlier ones"}
+		return rule{refuse: "its layers read the results of several earlier ones", single: true}
 	case "talkie":
-		return rule{refuse: "every layer adds the token embeddings again"}
+		return rule{refuse: "every layer adds the token embeddings again", single: true}
 	case "rwkv7", "arwkv7":
 		return rule{refuse: firstBack}
 	case "gemma3n", "gemma4":
 		return rule{refuse: "its layers read embeddings of their own by token id, or share an earlier layer's cache"}
 	case "minicpm3", "minimax-01":
-		return rule{refuse: byCount}
+		return rule{refuse: byCount, single: true}
 	case "hrm_text":
 		return rule{refuse: looped}
 	case "qwen3tts":
@@ -130,6 +133,8 @@ func ruleOf(arch string) rule {
 	case "cohere2", "cohere2moe", "exaone-moe", "gpt-oss", "granite_swa", "laguna", "maple", "mellum",
 		"mimo2", "olmo2", "plamo3", "spark2_5":
 		return rule{pattern: true, scaleKey: arch == "granite_swa"}
+	case "command-r":
+		return rule{counts: []int{64}}
 	case "deepseek2", "mistral4":
 		return rule{lite: true}
 	case "dots3note":
@@ -182,7 +187,8 @@ func ruleOf(arch string) rule {
 // does not take the embedding table in its place.
 func ownHead(arch string) bool {
 	switch arch {
-	case "baichuan", "bailingmoe", "bailingmoe2", "codeshell", "dbrx", "dots1", "exaone-moe", "falcon-h1", "gpt-oss", "gptneox", "internlm2",
+	case "baichuan", "bailingmoe", "bailingmoe2", "codeshell", "dbrx", "deepseek4", "dots1", "exaone-moe", "falcon-h1", "gpt-oss",
+		"gptneox", "hy_v4", "internlm2", "kimi-k3", "talkie",
 		"jais", "kimi-linear", "llada-moe", "maple", "mellum", "mimo2", "minimax-m2", "minimax-m3", "muse-glimmer", "nemotron",
 		"olmo2", "olmoe", "orion", "phi2", "phimoe", "plamo", "qwen", "qwen2moe", "stablelm", "xverse":
 		return true
