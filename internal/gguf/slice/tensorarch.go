@@ -1,6 +1,10 @@
 package slice
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/skein-run/skein/internal/gguf"
+)
 
 // tensorRule says what ranks may share of an architecture's layers, and why
 // the rest stays whole on each rank. What is whole costs memory and time, but
@@ -24,6 +28,8 @@ const (
 	wideNorm = "its query and key norms run over all heads at once"
 	slopes   = "the library makes ALiBi slopes from the number of heads"
 	latent   = "its keys and values are one latent vector that all heads share (MLA)"
+	scaledBy = "the library scales the attention of this size by the number of heads"
+	fixed    = "it has one head, or heads that end within quantization blocks"
 	counted  = "the library derives its recurrent layers from the number of heads"
 	indexed  = "its attention picks positions by an indexer that is counted in heads"
 )
@@ -32,7 +38,7 @@ const (
 // llama.cpp v0.5.0 (src/models and src/llama-graph.cpp) and proved by running
 // every entry whole and in ranks. Names are those of general.architecture.
 func tensorRuleOf(arch string) (tensorRule, error) {
-	r := tensorRule{experts: "ffn_moe_out"}
+	r := tensorRule{experts: expertsOf(arch)}
 	switch arch {
 	case "afmoe", "arcee", "bailingmoe", "cohere2moe", "deci", "dots1", "ernie4_5", "ernie4_5-moe",
 		"exaone", "exaone-moe", "falcon-h1", "gemma", "gemma2", "gemma3", "glm4", "glm4moe", "gpt-oss",
@@ -40,9 +46,7 @@ func tensorRuleOf(arch string) (tensorRule, error) {
 		"jais2", "laguna", "llada", "llama", "llama4", "maincoder", "maple", "mellum", "mimo2", "minicpm",
 		"mistral3", "muse-glimmer", "nanbeige", "nemotron_h", "nemotron_h_moe", "openelm", "paddleocr",
 		"pangu-embedded", "plamo2", "plamo3", "qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next", "qwen3vl",
-		"qwen3vlmoe", "rnd1", "seed_oss", "smollm3", "spark2_5", "talkie":
-	case "smallthinker":
-		r.experts = "ffn_out"
+		"qwen3vlmoe", "rnd1", "seed_oss", "smallthinker", "smollm3", "spark2_5", "talkie":
 	case "qwen2":
 		r.as, r.rename = "seed_oss", map[string]string{"ffn_norm": "post_attention_norm"}
 	case "bailingmoe2", "chatglm", "codeshell", "cohere2", "command-r", "dbrx", "deepseek", "dream", "exaone4", "falcon",
@@ -69,15 +73,39 @@ func tensorRuleOf(arch string) (tensorRule, error) {
 	return r, nil
 }
 
+// expertsOf is the node in which the experts of a layer have been summed up,
+// for architectures whose experts have been compared with the whole.
+func expertsOf(arch string) string {
+	switch arch {
+	case "smallthinker":
+		return "ffn_out"
+	case "afmoe", "bailingmoe", "bailingmoe2", "bailingmoe3", "cohere2moe", "dbrx", "deepseek", "deepseek2", "deepseek32",
+		"dots1", "dots3note", "ernie4_5-moe", "exaone-moe", "glm-dsa", "glm4moe", "gpt-oss", "granite", "granitemoe", "grok", "grovemoe",
+		"hunyuan-moe", "hy_v3", "kimi-linear", "laguna", "lfm2moe", "llada-moe", "llama", "llama4", "maple", "mellum", "mimo2",
+		"minicpm", "minimax-m2", "minimax-m3", "mistral3", "mistral4", "olmoe", "phimoe", "qwen2moe", "qwen3moe",
+		"qwen3next", "qwen3vlmoe", "qwen35moe", "refact", "rnd1":
+		return "ffn_moe_out"
+	}
+	return ""
+}
+
 // ruleFor is the rule of a model, which may have what others of its
-// architecture lack.
-func ruleFor(arch string, tensors []Tensor) (tensorRule, error) {
+// architecture lack. meta is that of the layers that the library will see.
+func ruleFor(meta gguf.Metadata, arch string, tensors []Tensor) (tensorRule, error) {
 	rule, err := tensorRuleOf(arch)
-	if err != nil || rule.as == "" {
+	if err != nil {
 		return rule, err
 	}
+	layers, _ := meta.Uint(arch + ".block_count")
+	if arch == "gemma2" && layers == 46 || arch == "gemma3" && layers == 62 {
+		rule.attention = scaledBy
+	}
 	for _, t := range tensors {
-		if t.Name == "output.bias" {
+		_, name, _ := layerOf(t.Name)
+		switch {
+		case name == "ffn_down_exps.weight" && rule.experts == "":
+			return rule, fmt.Errorf("ranks of %s with experts have not been compared with the whole yet: %w", arch, ErrRefused)
+		case t.Name == "output.bias" && rule.as != "":
 			// Only the architecture's own graph adds it.
 			rule.as, rule.rename, rule.attention = "", nil, wideOnly
 		}

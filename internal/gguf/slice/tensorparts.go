@@ -84,12 +84,8 @@ func headsOf(m *gguf.Model) (layers []*attention, whole string, err error) {
 	for _, t := range m.Tensors() {
 		tensors = append(tensors, Tensor{Tensor: t})
 	}
-	rule, err := ruleFor(m.Arch(), tensors)
-	if err != nil || rule.attention != "" {
-		return nil, rule.whole(), err
-	}
-	layers, err = readAttention(m.Metadata, m.Arch(), tensors, int(n))
-	return layers, "", err
+	layers, rule, err := sharedHeads(m.Metadata, m.Arch(), tensors, int(n))
+	return layers, rule.whole(), err
 }
 
 // maxLayers bounds what a file may claim.
@@ -201,9 +197,9 @@ func rankCounts(n, within int) string {
 // partsError says which parts would do instead.
 func partsError(layers []*attention, parts []int) error {
 	n, within := units(layers)
-	what := fmt.Sprintf("parts %s don't cut %d groups of heads into whole ones", written(parts), n)
+	what := fmt.Sprintf("parts %s can't cut %d groups of heads, of which each rank needs whole ones", written(parts), n)
 	if p := nearest(layers, parts); p != nil {
-		return fmt.Errorf("%s; use parts that add up to %d or a part of it, such as %s", what, n, written(p))
+		return fmt.Errorf("%s; use %s, for instance", what, written(p))
 	}
 	return fmt.Errorf("%s; use %s", what, rankCounts(n, within))
 }

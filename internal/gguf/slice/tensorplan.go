@@ -35,22 +35,17 @@ type attention struct {
 
 // planRanks decides what the rank holds of each layer.
 func planRanks(d *draft) (*rankPlan, error) {
-	rule, err := ruleFor(d.arch, d.tensors)
-	if err != nil {
-		return nil, err
-	}
 	layers, _ := d.meta.Uint(d.key("block_count"))
 	if layers == 0 || layers > maxLayers {
 		return nil, fmt.Errorf("the stage has %d layers: %w", layers, gguf.ErrDamaged)
 	}
-	p := &rankPlan{rule: rule, spec: d.spec, layers: int(layers)}
-	if rule.attention == "" {
-		if p.heads, err = readAttention(d.meta, d.arch, d.tensors, p.layers); err != nil {
-			return nil, err
-		}
-		if err := cutHeads(p.heads, d.spec); err != nil {
-			return nil, err
-		}
+	heads, rule, err := sharedHeads(d.meta, d.arch, d.tensors, int(layers))
+	if err != nil {
+		return nil, err
+	}
+	p := &rankPlan{rule: rule, spec: d.spec, layers: int(layers), heads: heads}
+	if err := cutHeads(p.heads, d.spec); err != nil {
+		return nil, err
 	}
 	if rule.feedForward == "" {
 		if p.columns, err = cutColumns(d.tensors, d.spec); err != nil {
@@ -64,6 +59,24 @@ func planRanks(d *draft) (*rankPlan, error) {
 		}
 	}
 	return p, nil
+}
+
+// sharedHeads finds the rule of a model and, if its attention can be cut, the
+// heads of each layer. The rule says why it is not cut, if it is not.
+func sharedHeads(meta gguf.Metadata, arch string, tensors []Tensor, layers int) ([]*attention, tensorRule, error) {
+	rule, err := ruleFor(meta, arch, tensors)
+	if err != nil || rule.attention != "" {
+		return nil, rule, err
+	}
+	heads, err := readAttention(meta, arch, tensors, layers)
+	if err != nil {
+		return nil, rule, err
+	}
+	if n, within := units(heads); n == 1 && within == 1 {
+		rule.attention, rule.as, rule.rename = fixed, "", nil
+		return nil, rule, nil
+	}
+	return heads, rule, nil
 }
 
 // readAttention reads the heads of each layer whose attention can be cut.
