@@ -64,28 +64,46 @@ func drawModel(t *rapid.T) placement.Model {
 	return m
 }
 
-func drawCluster(t *rapid.T) placement.Cluster {
+// rarely is true once in n times; rapid likes small numbers, so it is the
+// largest one.
+func rarely(t *rapid.T, what string, n int) bool {
+	return rapid.IntRange(0, n).Draw(t, what) == n
+}
+
+// drawCluster makes nodes that have, together, some of the memory that the
+// model needs, or several times that.
+func drawCluster(t *rapid.T, m placement.Model) placement.Cluster {
 	n := rapid.IntRange(1, 7).Draw(t, "nodes")
+	size := m.Whole + m.Every + m.Head.Sum() + 4*mb
+	for _, l := range m.Layers {
+		size += l.Weights.Sum() + l.Cell.Sum()*512
+	}
+	share := rapid.SampledFrom([]float64{0.3, 0.6, 1, 1.5, 3}).Draw(t, "share")
+	memory := func(what string) int64 {
+		return int64(float64(size) * share * rapid.Float64Range(0.1, 1).Draw(t, what))
+	}
+	speed := func() placement.Speed {
+		return placement.Speed{Bandwidth: rapid.Float64Range(1e9, 1e12).Draw(t, "bandwidth"), Compute: rapid.Float64Range(1e10, 1e14).Draw(t, "compute")}
+	}
 	var c placement.Cluster
 	for i := range n {
-		node := placement.Node{ID: fmt.Sprintf("n%d", i), Worker: rapid.IntRange(0, 9).Draw(t, "worker") > 0,
-			Downloads: true, Has: rapid.Bool().Draw(t, "has"), Draining: rapid.IntRange(0, 15).Draw(t, "draining") == 0}
-		if rapid.IntRange(0, 2).Draw(t, "shared") == 0 {
+		node := placement.Node{ID: fmt.Sprintf("n%d", i), Worker: !rarely(t, "no worker", 20), Draining: rarely(t, "draining", 20),
+			Downloads: true, Has: rapid.Bool().Draw(t, "has")}
+		if rarely(t, "shared", 3) {
 			node.Host = fmt.Sprintf("h%d", rapid.IntRange(0, 1).Draw(t, "host"))
 		}
-		speed := func() placement.Speed {
-			return placement.Speed{Bandwidth: rapid.Float64Range(1e9, 1e12).Draw(t, "bandwidth"), Compute: rapid.Float64Range(1e10, 1e14).Draw(t, "compute")}
+		total := memory("total")
+		node.Devices = []placement.Device{{Total: total, Available: total, Speed: speed()}}
+		if rarely(t, "in use", 3) {
+			d := &node.Devices[0]
+			d.Available = rapid.Int64Range(total/2, total).Draw(t, "available")
+			d.Reserved = rapid.Int64Range(0, total/2).Draw(t, "reserved")
+			d.Pending = rapid.Int64Range(0, d.Reserved).Draw(t, "pending")
+			c.Loaded = append(c.Loaded, placement.Loaded{Model: fmt.Sprintf("m%d", i%2), Node: node.ID, Memory: d.Reserved})
 		}
-		total := rapid.Int64Range(0, 60*mb).Draw(t, "total")
-		node.Devices = []placement.Device{{Total: total, Available: rapid.Int64Range(0, total).Draw(t, "available"), Speed: speed()}}
-		node.Devices[0].Reserved = rapid.Int64Range(0, total/2).Draw(t, "reserved")
-		node.Devices[0].Pending = rapid.Int64Range(0, node.Devices[0].Reserved).Draw(t, "pending")
-		if rapid.IntRange(0, 3).Draw(t, "gpu") == 0 {
-			total := rapid.Int64Range(0, 60*mb).Draw(t, "gpu total")
+		if rarely(t, "gpu", 4) {
+			total := memory("gpu total")
 			node.Devices = append(node.Devices, placement.Device{ID: "GPU0", Total: total, Available: total, Speed: speed()})
-		}
-		if r := node.Devices[0].Reserved; r > 0 {
-			c.Loaded = append(c.Loaded, placement.Loaded{Model: fmt.Sprintf("m%d", i%2), Node: node.ID, Memory: r})
 		}
 		c.Nodes = append(c.Nodes, node)
 	}
@@ -97,21 +115,50 @@ func drawCluster(t *rapid.T) placement.Cluster {
 	return c
 }
 
-func drawRequest(t *rapid.T, c placement.Cluster) placement.Request {
+// draw makes a cluster and what is asked of it.
+func draw(t *rapid.T) (placement.Cluster, placement.Request) {
+	m := drawModel(t)
+	c := drawCluster(t, m)
 	r := placement.Request{
-		Model: drawModel(t), Context: rapid.IntRange(1, 2048).Draw(t, "context"), Slots: rapid.IntRange(1, 4).Draw(t, "slots"),
+		Model: m, Context: rapid.IntRange(1, 1024).Draw(t, "context"), Slots: rapid.IntRange(1, 2).Draw(t, "slots"), Batch: 16,
 		Sharding: rapid.SampledFrom([]placement.Sharding{placement.Auto, placement.Auto, placement.Pipeline, placement.Tensor}).Draw(t, "sharding"),
-		MinNodes: rapid.SampledFrom([]int{0, 1, 1, 2, 3}).Draw(t, "min nodes"),
+		MinNodes: rapid.SampledFrom([]int{1, 1, 1, 2, 3}).Draw(t, "min nodes"),
 	}
 	for _, n := range c.Nodes {
-		switch rapid.IntRange(0, 9).Draw(t, "wish") {
-		case 0:
+		switch {
+		case rarely(t, "require", 15):
 			r.Require = append(r.Require, n.ID)
-		case 1:
+		case rarely(t, "exclude", 15):
 			r.Exclude = append(r.Exclude, n.ID)
 		}
 	}
-	return r
+	return c, r
+}
+
+func place(c placement.Cluster, r placement.Request) (placement.Plan, error) {
+	return placement.Place(c, r, time.Time{})
+}
+
+// TestDrawsAreFair holds the properties below to account: they would say
+// nothing about clusters that are always too small.
+func TestDrawsAreFair(t *testing.T) {
+	ways, all := map[string]int{}, 0
+	rapid.Check(t, func(t *rapid.T) {
+		all++
+		p, err := place(draw(t))
+		switch {
+		case err != nil:
+			ways["none"]++
+		default:
+			ways[string(p.Way)]++
+		}
+	})
+	t.Log(ways)
+	for _, way := range []string{"none", "whole", "pipeline", "tensor"} {
+		if ways[way]*50 < all {
+			t.Errorf("of %d draws %d were %s", all, ways[way], way)
+		}
+	}
 }
 
 // budgets is the free memory of each machine's devices.
@@ -144,8 +191,8 @@ func budgets(c placement.Cluster) map[[2]string]int64 {
 
 func TestMemoryIsNeverOvercommitted(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := drawCluster(t)
-		p, err := placement.Place(c, drawRequest(t, c), time.Time{})
+		c, r := draw(t)
+		p, err := placement.Place(c, r, time.Time{})
 		if err != nil {
 			return
 		}
@@ -168,8 +215,7 @@ func TestMemoryIsNeverOvercommitted(t *testing.T) {
 
 func TestEveryLayerIsPlacedOnce(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := drawCluster(t)
-		r := drawRequest(t, c)
+		c, r := draw(t)
 		p, err := placement.Place(c, r, time.Time{})
 		if err != nil {
 			return
@@ -210,8 +256,7 @@ func TestEveryLayerIsPlacedOnce(t *testing.T) {
 
 func TestWishesAreKept(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := drawCluster(t)
-		r := drawRequest(t, c)
+		c, r := draw(t)
 		p, err := placement.Place(c, r, time.Time{})
 		if err != nil {
 			return
@@ -246,8 +291,7 @@ func TestWishesAreKept(t *testing.T) {
 
 func TestMoreMemoryNeverTurnsYesIntoNo(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := drawCluster(t)
-		r := drawRequest(t, c)
+		c, r := draw(t)
 		if _, err := placement.Place(c, r, time.Time{}); err != nil {
 			return
 		}
@@ -268,8 +312,7 @@ func TestMoreMemoryNeverTurnsYesIntoNo(t *testing.T) {
 
 func TestOrderDoesNotMatter(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := drawCluster(t)
-		r := drawRequest(t, c)
+		c, r := draw(t)
 		first, errFirst := placement.Place(c, r, time.Time{})
 		seed := rapid.Uint64().Draw(t, "seed")
 		random := rand.New(rand.NewPCG(seed, 0))
