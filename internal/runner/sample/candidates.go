@@ -60,23 +60,37 @@ func topK(c []candidate, logits []float32, k int) []candidate {
 			i = m
 		}
 	}
-	for i, l := range logits {
-		if l != l {
-			continue
-		}
-		if len(c) < k {
-			c = append(c, candidate{token: int32(i), logit: l})
-			if len(c) == k {
+	take := func(i int) {
+		l := logits[i]
+		switch {
+		case l != l:
+		case len(c) < k:
+			if c = append(c, candidate{token: int32(i), logit: l}); len(c) == k {
 				for j := k/2 - 1; j >= 0; j-- {
 					down(c, j)
 				}
 			}
-			continue
-		}
-		if l > c[0].logit {
+		case l > c[0].logit:
 			c[0] = candidate{token: int32(i), logit: l}
 			down(c, 0)
 		}
+	}
+	i := 0
+	for ; i < len(logits) && len(c) < k; i++ {
+		take(i)
+	}
+	// Blocks of eight, as in argmax.
+	for ; i+8 <= len(logits); i += 8 {
+		b := logits[i : i+8 : i+8]
+		m := max(max(max(b[0], b[1]), max(b[2], b[3])), max(max(b[4], b[5]), max(b[6], b[7])))
+		if m > c[0].logit || m != m {
+			for j := range b {
+				take(i + j)
+			}
+		}
+	}
+	for ; i < len(logits); i++ {
+		take(i)
 	}
 	slices.SortFunc(c, byLogit)
 	return c

@@ -47,7 +47,15 @@ type Row struct {
 // first.
 func Extract(n Need, first int32, part []float32) Part {
 	var p Part
-	if n.Top > 0 {
+	at, best := int32(0), float32(math.NaN())
+	if len(part) > 0 {
+		at = argmax(part)
+		best = part[at]
+	}
+	switch {
+	case n.Top == 1 && best > float32(math.Inf(-1)): // greedy
+		p.Top = []Candidate{{Token: first + at, Logit: best}}
+	case n.Top > 0:
 		top := topK(make([]candidate, 0, min(n.Top, len(part))), part, n.Top)
 		p.Top = make([]Candidate, len(top))
 		for i, c := range top {
@@ -58,10 +66,6 @@ func Extract(n Need, first int32, part []float32) Part {
 		if t >= first && int(t-first) < len(part) {
 			p.Named = append(p.Named, Candidate{Token: t, Logit: part[t-first]})
 		}
-	}
-	best := float32(math.NaN())
-	if len(p.Top) > 0 {
-		best = p.Top[0].Logit
 	}
 	if n.Mass {
 		p.Mass = massOf(part, best, 1)
