@@ -82,6 +82,10 @@ func (r tensorRule) disguise(d *draft) error {
 			}
 		}
 	}
+	d.tensors = slices.DeleteFunc(d.tensors, func(t Tensor) bool {
+		_, name, _ := layerOf(t.Name)
+		return slices.Contains(r.unread, name)
+	})
 	d.arch = r.as
 	return d.set("general.architecture", r.as)
 }

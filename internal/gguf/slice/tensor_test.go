@@ -137,10 +137,10 @@ func (s shape) model(t rapid.TB, extra ...gguf.Tensor) ([]byte, *gguf.Model) {
 func drawShape(t *rapid.T) (shape, []int) {
 	s := shape{
 		Layers:    rapid.IntRange(1, 2).Draw(t, "layers"),
-		Size:      rapid.SampledFrom([]int{32, 64, 96}).Draw(t, "size"),
-		Columns:   32 * rapid.IntRange(4, 20).Draw(t, "columns"),
-		Embedding: 64,
-		Vocab:     rapid.IntRange(33, 200).Draw(t, "vocab"),
+		Size:      rapid.SampledFrom([]int{32, 64}).Draw(t, "size"),
+		Columns:   32 * rapid.IntRange(4, 10).Draw(t, "columns"),
+		Embedding: 32,
+		Vocab:     rapid.IntRange(33, 160).Draw(t, "vocab"),
 		Weights:   rapid.SampledFrom([]gguf.TensorType{gguf.F32, gguf.F16, gguf.Q8_0, gguf.Q4_0}).Draw(t, "type"),
 		Fused:     rapid.Bool().Draw(t, "fused"),
 		Tied:      rapid.Bool().Draw(t, "tied"),

@@ -18,6 +18,9 @@ type tensorRule struct {
 	// way and whose attention can be cut, and rename what its tensors are called.
 	as     string
 	rename map[string]string
+	// unread are tensors that the architecture's own graph passes over and the
+	// other's does not.
+	unread []string
 	// doubled: feed_forward_length counts gate and up together.
 	doubled bool
 }
@@ -47,11 +50,13 @@ func tensorRuleOf(arch string) (tensorRule, error) {
 		"mistral3", "muse-glimmer", "nanbeige", "nemotron_h", "nemotron_h_moe", "openelm", "paddleocr",
 		"pangu-embedded", "plamo2", "plamo3", "qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next", "qwen3vl",
 		"qwen3vlmoe", "rnd1", "seed_oss", "smallthinker", "smollm3", "spark2_5", "talkie":
+	case "internlm2", "xverse":
+		r.as, r.unread = "llama", []string{"ffn_gate.scale", "ffn_up.scale", "ffn_down.scale"}
 	case "qwen2":
 		r.as, r.rename = "seed_oss", map[string]string{"ffn_norm": "post_attention_norm"}
 	case "bailingmoe2", "chatglm", "codeshell", "cohere2", "command-r", "dbrx", "deepseek", "dream", "exaone4", "falcon",
-		"gpt2", "gptneox", "grok", "internlm2", "jamba", "lfm2", "lfm2moe", "llada-moe", "nemotron", "olmo", "orion", "phi2", "phi3", "phimoe",
-		"plamo", "pockettts", "qwen2moe", "qwen2vl", "stablelm", "starcoder", "starcoder2", "xverse":
+		"gpt2", "gptneox", "grok", "jamba", "lfm2", "lfm2moe", "llada-moe", "nemotron", "olmo", "orion", "phi2", "phi3", "phimoe",
+		"plamo", "pockettts", "qwen2moe", "qwen2vl", "stablelm", "starcoder", "starcoder2":
 		r.attention = wideOnly
 	case "qwen":
 		r.attention, r.doubled = wideOnly, true
@@ -79,10 +84,10 @@ func expertsOf(arch string) string {
 	switch arch {
 	case "smallthinker":
 		return "ffn_out"
-	case "afmoe", "bailingmoe", "bailingmoe2", "bailingmoe3", "cohere2moe", "dbrx", "deepseek", "deepseek2", "deepseek32",
+	case "afmoe", "bailingmoe", "bailingmoe2", "bailingmoe3", "cohere2moe", "dbrx", "deepseek", "deepseek2", "deepseek32", "deepseek4",
 		"dots1", "dots3note", "ernie4_5-moe", "exaone-moe", "glm-dsa", "glm4moe", "gpt-oss", "granite", "granitemoe", "grok", "grovemoe",
-		"hunyuan-moe", "hy_v3", "kimi-linear", "laguna", "lfm2moe", "llada-moe", "llama", "llama4", "maple", "mellum", "mimo2",
-		"minicpm", "minimax-m2", "minimax-m3", "mistral3", "mistral4", "olmoe", "phimoe", "qwen2moe", "qwen3moe",
+		"hunyuan-moe", "hy_v3", "hy_v4", "kimi-linear", "laguna", "lfm2moe", "llada-moe", "llama", "llama4", "maple", "mellum", "mimo2",
+		"minicpm", "minimax-01", "minimax-m2", "minimax-m3", "mistral3", "mistral4", "olmoe", "phimoe", "qwen2moe", "qwen3moe",
 		"qwen3next", "qwen3vlmoe", "qwen35moe", "refact", "rnd1":
 		return "ffn_moe_out"
 	}
