@@ -6,30 +6,51 @@ import (
 	"slices"
 )
 
+// shape is what decides which pieces fit: the same for many seats.
+type shape struct {
+	free       int64
+	units, all int
+}
+
 // ends gives, for each first layer, the largest end of a piece that fits
 // stage g; first itself where none does. Invariant: it never falls as first
-// grows, since a piece within another never takes more memory.
+// grows, since a piece within another never takes more memory. The result must
+// not be changed.
 func (t *table) ends(g *stage) []int {
+	if len(g.seats) == 1 {
+		return t.endsOf(shape{g.seats[0].free, g.units[0], g.all})
+	}
+	var out []int
+	for i, s := range g.seats {
+		one := t.endsOf(shape{s.free, g.units[i], g.all})
+		if out == nil {
+			out = slices.Clone(one)
+			continue
+		}
+		for first := range out {
+			out[first] = min(out[first], one[first])
+		}
+	}
+	return out
+}
+
+// endsOf is ends for one rank.
+func (t *table) endsOf(k shape) []int {
+	if out, ok := t.known[k]; ok {
+		return out
+	}
 	n := len(t.sums.m.Layers)
 	out := make([]int, n)
 	end := 0
 	for first := range n {
 		end = max(end, first)
-		for end < n && t.stageFits(g, first, end+1) {
+		for end < n && t.fits(piece{first: first, end: end + 1, units: k.units, all: k.all}, k.free) {
 			end++
 		}
 		out[first] = end
 	}
+	t.known[k] = out
 	return out
-}
-
-func (t *table) stageFits(g *stage, first, end int) bool {
-	for i, s := range g.seats {
-		if !t.fits(piece{first: first, end: end, units: g.units[i], all: g.all}, s) {
-			return false
-		}
-	}
-	return true
 }
 
 // least is the smallest end of a stage that begins with a layer, beyond all

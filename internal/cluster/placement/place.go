@@ -256,7 +256,7 @@ func (t *table) ranks(seats []*seat) *stage {
 		low, high := 0, units-1
 		for low < high {
 			mid := (low + high + 1) / 2
-			if t.fits(piece{first: 0, end: n, units: mid, all: units}, s) {
+			if t.fits(piece{first: 0, end: n, units: mid, all: units}, s.free) {
 				low = mid
 			} else {
 				high = mid - 1

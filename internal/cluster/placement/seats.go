@@ -37,7 +37,8 @@ type table struct {
 	nodes   []Node // eligible, by id
 	free    map[memory]int64
 	out     []passed
-	steps   int // visits of seats and layers: the measure of work
+	known   map[shape][]int // results of endsOf
+	steps   int             // visits of seats and layers: the measure of work
 }
 
 // memory is one budget: a device of a machine, whatever nodes run there.
@@ -83,7 +84,7 @@ func (t *table) line(a, b *seat) Line {
 func pair(a, b string) [2]string { return [2]string{min(a, b), max(a, b)} }
 
 func newTable(c Cluster, r Request, now time.Time) (*table, error) {
-	t := &table{request: r, sums: newSums(r), cluster: c, lines: make(map[[2]string]Line, len(c.Links)), free: budgets(c.Nodes)}
+	t := &table{request: r, sums: newSums(r), cluster: c, lines: make(map[[2]string]Line, len(c.Links)), free: budgets(c.Nodes), known: map[shape][]int{}}
 	if t.cluster.Default == (Line{}) {
 		t.cluster.Default = DefaultLine
 	}
@@ -210,10 +211,10 @@ func (t *table) crowded() bool {
 	return false
 }
 
-// fits tells whether a piece goes into a seat.
-func (t *table) fits(p piece, s *seat) bool {
+// fits tells whether a piece goes into so much memory.
+func (t *table) fits(p piece, free int64) bool {
 	t.steps++
-	return headroom(t.sums.memory(p).Total) <= s.free
+	return headroom(t.sums.memory(p).Total) <= free
 }
 
 // order sorts all seats of spots; required nodes come first. Of a node only

@@ -70,6 +70,7 @@ type sizes struct {
 	hyper.Layer
 	weights, read int64
 	flops         float64
+	empty         bool // of zeros: there for the library, not for the model
 }
 
 // measured is a model or a shard, layer by layer.
@@ -173,7 +174,18 @@ func cutting(m *gguf.Model, spec slice.Spec, experts float64) (*slice.File, meas
 		return nil, measured{}, err
 	}
 	sizes, err := measure(shard, experts)
-	return f, sizes, err
+	if err != nil {
+		return nil, measured{}, err
+	}
+	for i := range sizes.layers {
+		sizes.layers[i].empty = true
+	}
+	for _, t := range f.Tensors {
+		if i, _, ok := layerOf(t.Name); ok && i < len(sizes.layers) && slices.ContainsFunc(t.Source, func(r slice.Range) bool { return r.Part >= 0 }) {
+			sizes.layers[i].empty = false
+		}
+	}
+	return f, sizes, nil
 }
 
 // ends finds out where stages may begin and end, and what each has outside its
@@ -238,7 +250,10 @@ func padding(m *gguf.Model, out *placement.Model, least []int, stages []measured
 		}
 		extra := map[placement.Kind]*placement.Layer{}
 		var other placement.Layer
-		for _, s := range stage.layers[min(end-first, len(stage.layers)):] {
+		for _, s := range stage.layers {
+			if !s.empty {
+				continue
+			}
 			l := placement.Layer{Weights: placement.Part{Shared: s.weights}, Cell: placement.Part{Shared: s.Cell}, Windowed: s.Windowed, State: placement.Part{Shared: s.State}}
 			to := &other
 			if k := l.Kind(); !own[k] {
