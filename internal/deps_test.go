@@ -33,10 +33,10 @@ var layers = []struct {
 	// Below the runner and its shards, which stand side by side on it.
 	{"link", false, []string{"internal/runner/link"}},
 	{"adapter", false, []string{"client", "internal/hostinfo/...", "internal/home/...", "internal/config/...", "internal/library/...", "internal/engine/...",
-		"internal/supervise/...", "internal/bench/...", "internal/mesh/...", "internal/hub/...", "internal/store/...", "internal/telemetry/...",
+		"internal/supervise/...", "internal/slicestore", "internal/bench/...", "internal/mesh/...", "internal/hub/...", "internal/store/...", "internal/telemetry/...",
 		"internal/runner/..."}},
 	{"catalog", false, []string{"internal/catalog"}},
-	{"edge", false, []string{"internal/httpapi/...", "internal/master/...", "internal/worker/...", "internal/dashboard/..."}},
+	{"edge", false, []string{"internal/httpapi/...", "internal/master/...", "internal/replica/...", "internal/worker/...", "internal/dashboard/..."}},
 	// The commands declare the functions they want of a node (serve, local), and
 	// the node, who knows all, fills them in.
 	{"cli", true, []string{"internal/cli/..."}},

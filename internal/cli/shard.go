@@ -39,7 +39,7 @@ tells how it works.`,
 	return cmd
 }
 
-func (a *app) shardHost() (shardcmd.Host, error) {
+func (a *app) shardHost(warn bool) (shardcmd.Host, error) {
 	where, err := a.home()
 	if err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func (a *app) shardHost() (shardcmd.Host, error) {
 	if a.Shards == nil {
 		return nil, errors.New("this program cannot run shards")
 	}
-	return a.Shards(ShardOptions{Home: where, Stderr: a.Stderr, Verbose: a.verbose, Quiet: a.quiet})
+	return a.Shards(ShardOptions{Home: where, Stderr: a.Stderr, Verbose: a.verbose, Quiet: a.quiet || !warn && !a.verbose})
 }
 
 // localModels lists what this machine has, without a node.

@@ -154,7 +154,7 @@ func (r *Reference) Judge(ctx context.Context, sharded Evaluator, w Weights, rep
 	report.Verdict = Wrong
 	switch {
 	case !finite(noise):
-		report.Reason = "the whole model itself gives logits that are no numbers; nothing can be compared with them"
+		report.Reason = "the whole model itself gives logits that are all zero or no numbers; nothing can be compared with them"
 		report.Verdict = Failed
 	case !finite(nmse):
 		report.Reason = "the shards give logits that are no numbers"
@@ -182,10 +182,7 @@ type difference struct {
 }
 
 func (d difference) nmse() float64 {
-	if d.size == 0 {
-		return d.square // both all zero: no difference
-	}
-	return d.square / d.size
+	return d.square / d.size // without any size it is no number: nothing was compared
 }
 
 func compare(want, got [][]float32, margin float64) (difference, error) {

@@ -52,7 +52,7 @@ nothing else. With --json there is one object a line.`,
 			if o.EngineDir, err = e.EngineDir(f.engineDir); err != nil {
 				return err
 			}
-			host, err := e.Host()
+			host, err := e.Host(false)
 			if err != nil {
 				return err
 			}

@@ -48,7 +48,7 @@ not known to be right when it is cut this way, and is placed whole.`,
 			}
 			var host Host
 			if err == nil {
-				host, err = e.Host()
+				host, err = e.Host(false)
 			}
 			if err == nil {
 				if report, err = host.Check(cmd.Context(), o); err != nil {

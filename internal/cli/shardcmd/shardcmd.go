@@ -31,6 +31,7 @@ const (
 type Host interface {
 	Check(ctx context.Context, o shards.CheckOptions) (shards.Report, error)
 	Bench(ctx context.Context, o shards.BenchOptions, say func(format string, args ...any)) ([]shards.Figure, error)
+	Serve(ctx context.Context, o ServeOptions) error
 }
 
 // ServeOptions are what `skein shard serve` was told.
@@ -53,7 +54,8 @@ type Env struct {
 	JSON   func(v any) error                // prints a document
 	Table  func(rows [][]string, right ...int) error
 
-	Host      func() (Host, error)
+	// Host logs warnings too, not only with -v, if warn is set.
+	Host      func(warn bool) (Host, error)
 	Model     func(ref string) (library.Entry, error)
 	Models    func() ([]library.Entry, error)
 	EngineDir func(flag string) (string, error) // by flag, environment and file
@@ -77,7 +79,7 @@ func (e *ExitError) Unwrap() error { return e.Err }
 
 // New gives the subcommands of `skein shard`.
 func New(e Env) []*cobra.Command {
-	return []*cobra.Command{newPlan(e), newCheck(e), newBench(e)}
+	return []*cobra.Command{newPlan(e), newCheck(e), newBench(e), newServe(e)}
 }
 
 // layoutFlags are those of every command that splits a model.
@@ -92,7 +94,7 @@ func (f *layoutFlags) add(cmd *cobra.Command) {
 	fs.IntVar(&f.layout.Stages, "stages", 2, "pipeline stages, each with some of the layers")
 	fs.IntVar(&f.layout.Ranks, "ranks", 1, "tensor ranks of each stage, each with some heads and columns")
 	fs.IntVar(&f.layout.Threads, "threads-per-shard", 1, "processor threads of each shard")
-	fs.StringVar(&f.on, "on", "", "use the machines at `HOST:PORT,...`, which run 'skein shard serve', for the shards in turn")
+	fs.StringVar(&f.on, "on", "", "use the machines at `HOST:PORT,...`, which run 'skein shard serve', for the shards in turn; local: this one")
 	fs.StringVar(&f.layout.Certificate, "tls-cert", "", "show this certificate to the machines of --on; PEM `FILE`")
 	fs.StringVar(&f.layout.Key, "tls-key", "", "its key; PEM `FILE`")
 	fs.StringVar(&f.layout.CA, "tls-ca", "", "trust machines whose certificate is of this authority; PEM `FILE`")
@@ -138,6 +140,10 @@ func ParseHosts(s string) ([]string, error) {
 		host, port, ok := strings.Cut(part, ":")
 		if last := strings.LastIndex(part, ":"); ok && last > 0 {
 			host, port = part[:last], part[last+1:]
+		}
+		if part == "local" {
+			out = append(out, part)
+			continue
 		}
 		if host == "" || port == "" || strings.Trim(port, "0123456789") != "" {
 			return nil, fmt.Errorf("--on %q: write HOST:PORT of each machine, with commas between them", s)

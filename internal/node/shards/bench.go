@@ -8,7 +8,6 @@ import (
 	"github.com/skein-run/skein/internal/hostinfo"
 	"github.com/skein-run/skein/internal/runner/wire"
 	"github.com/skein-run/skein/internal/supervise"
-	"github.com/skein-run/skein/internal/supervise/group"
 )
 
 // Bench times a model in shards beside the same model whole, with 1 and with 2
@@ -30,7 +29,7 @@ func (h *Host) Bench(ctx context.Context, o shards.BenchOptions, say func(string
 		Paths: o.Paths, Slots: o.Streams, Context: max(o.PromptTokens, 2*o.DecodeTokens) + 16, PrefixReuse: "off",
 	}}
 	r.Layout.Threads = max(1, o.Layout.Threads)
-	g, err := h.Start(r, specs)
+	g, err := h.Start(ctx, r, specs)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +69,7 @@ func (h *Host) Bench(ctx context.Context, o shards.BenchOptions, say func(string
 
 // memoryFigure compares the largest shard with the whole. known is false when
 // a shard runs on another machine.
-func memoryFigure(ctx context.Context, o shards.BenchOptions, g *group.Group, whole *supervise.Runner) (f shards.Figure, known bool, err error) {
+func memoryFigure(ctx context.Context, o shards.BenchOptions, g *Served, whole *supervise.Runner) (f shards.Figure, known bool, err error) {
 	all, err := hostinfo.ResidentMemory(ctx, whole.State().PID)
 	if err != nil {
 		return f, false, err

@@ -66,7 +66,7 @@ func (h *Host) check(ctx context.Context, o shards.CheckOptions, report *shards.
 	if err != nil {
 		return err
 	}
-	g, err := h.Start(r, specs)
+	g, err := h.Start(ctx, r, specs)
 	if err != nil {
 		return err
 	}
