@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/skein-run/skein/internal/runner/llama"
+	"github.com/skein-run/skein/internal/runner/shard"
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
@@ -73,6 +74,8 @@ type loaded struct {
 	model  *llama.Model   // vocabulary and weights; the head of a group: the vocabulary; its followers: nil
 	ctx    *llama.Context // nil: a vocabulary alone, or a shard
 	member *member        // nil: no shard
+	states *shard.Store   // snapshots
+	req    wire.LoadRequest
 	info   wire.ModelInfo
 }
 
@@ -91,7 +94,7 @@ func load(lib *llama.Library, req wire.LoadRequest, gpu bool, progress func(floa
 	if err != nil {
 		return nil, &wire.Failure{Code: loadCode(err), Message: err.Error()}
 	}
-	l := &loaded{model: m, info: describe(m)}
+	l := &loaded{model: m, req: req, info: describe(m)}
 	if req.VocabOnly {
 		return l, nil
 	}

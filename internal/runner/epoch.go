@@ -129,10 +129,11 @@ func (r *process) epoch(m *member, mesh *link.Mesh, j *joining) (*shard.LostErro
 	m.mesh = mesh
 	defer func() { m.mesh = nil }()
 	m.ctx.Clear()
+	r.model.states.Clear()
 	o := shard.Options{
 		Layout: m.layout, Engine: m, Link: linked{mesh}, Embedding: m.file.Run.Embedding,
 		VocabFirst: m.file.Run.VocabFirst, VocabCount: m.file.Run.VocabCount,
-		SnapshotBytes: m.req.CacheBytes, StepSeconds: m.spec.StepSeconds, TokenSeconds: m.tokenSeconds,
+		States: r.model.states, SnapshotBytes: m.req.CacheBytes, StepSeconds: m.spec.StepSeconds, TokenSeconds: m.tokenSeconds,
 	}
 	if m.embed != nil {
 		o.Embed = m.embed

@@ -11,8 +11,8 @@ import (
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
-// errBusy refuses an evaluation beside generations.
-var errBusy = errors.New("evaluate: generations run; an evaluation needs the model for itself")
+// errBusy refuses what needs the model for itself.
+var errBusy = errors.New("generations run; try again when none does")
 
 // eval handles an Eval frame: the loop carries it out between its batches.
 func (r *process) eval(f wire.Frame) error {
@@ -20,11 +20,28 @@ func (r *process) eval(f wire.Frame) error {
 	if err := f.Decode(&req); err != nil {
 		return err
 	}
-	refuse := func(code string, err error) {
-		if err := r.fail(f.Ref, code, err); err != nil {
-			logLine(logWarn, err.Error())
+	refuse := r.refusal(f.Ref)
+	r.alone(refuse, func(l *loop) error {
+		err := l.evaluate(req, r.model.info.ChunkTokens, func(token int32, row []float32) error {
+			return r.conn.Send(wire.TypeLogits, f.Ref, appendLogits(nil, token, row))
+		})
+		var bad *badRequest
+		switch {
+		case errors.As(err, &bad):
+			refuse(wire.CodeInvalid, err)
+			return nil
+		case err != nil:
+			refuse(faultCode(err), err)
+			return err
 		}
-	}
+		return r.conn.SendJSON(wire.TypeResult, f.Ref, struct{}{})
+	})
+	return nil
+}
+
+// alone has do carried out on the loop's goroutine while nothing is generated,
+// or refuses it. An error of do ends the loop.
+func (r *process) alone(refuse func(code string, err error), do func(l *loop) error) {
 	r.mu.Lock()
 	l := r.loop
 	r.mu.Unlock()
@@ -34,19 +51,7 @@ func (r *process) eval(f wire.Frame) error {
 				refuse(wire.CodeBusy, errBusy)
 				return nil
 			}
-			err := l.evaluate(req, r.model.info.ChunkTokens, func(token int32, row []float32) error {
-				return r.conn.Send(wire.TypeLogits, f.Ref, appendLogits(nil, token, row))
-			})
-			var bad *badEval
-			switch {
-			case errors.As(err, &bad):
-				refuse(wire.CodeInvalid, err)
-				return nil
-			case err != nil:
-				refuse(faultCode(err), err)
-				return err
-			}
-			return r.conn.SendJSON(wire.TypeResult, f.Ref, struct{}{})
+			return do(l)
 		},
 		refuse: func(err error) { refuse(faultCode(err), err) },
 	})
@@ -54,7 +59,15 @@ func (r *process) eval(f wire.Frame) error {
 		code, why := r.noLoop()
 		refuse(code, errors.New(why))
 	}
-	return nil
+}
+
+// refusal answers a request with a Failure.
+func (r *process) refusal(ref uint64) func(code string, err error) {
+	return func(code string, err error) {
+		if err := r.fail(ref, code, err); err != nil {
+			logLine(logWarn, err.Error())
+		}
+	}
 }
 
 func appendLogits(b []byte, token int32, row []float32) []byte {
@@ -65,10 +78,10 @@ func appendLogits(b []byte, token int32, row []float32) []byte {
 	return b
 }
 
-// badEval is a request that makes no sense.
-type badEval struct{ why string }
+// badRequest is a request that makes no sense.
+type badRequest struct{ why string }
 
-func (e *badEval) Error() string { return "evaluate: " + e.why }
+func (e *badRequest) Error() string { return e.why }
 
 // evaluate computes tokens in slot 0 from an empty state and gives the whole
 // row of each position from Prompt-1 on.
@@ -76,12 +89,12 @@ func (l *loop) evaluate(req wire.EvalRequest, chunk int, give func(token int32, 
 	total, context := len(req.Tokens)+req.Greedy, l.sched.Config().Context
 	switch {
 	case req.Prompt < 1 || req.Prompt > len(req.Tokens) || req.Greedy < 0:
-		return &badEval{fmt.Sprintf("a prompt of %d of %d tokens, and %d more", req.Prompt, len(req.Tokens), req.Greedy)}
+		return &badRequest{fmt.Sprintf("evaluate: a prompt of %d of %d tokens, and %d more", req.Prompt, len(req.Tokens), req.Greedy)}
 	case total > context:
-		return &badEval{fmt.Sprintf("%d tokens, the context holds %d", total, context)}
+		return &badRequest{fmt.Sprintf("evaluate: %d tokens, the context holds %d", total, context)}
 	}
 	if err := validate(wire.GenerateRequest{Prompt: req.Tokens}, l.vocab.Vocabulary()); err != nil {
-		return &badEval{err.Error()}
+		return &badRequest{"evaluate: " + err.Error()}
 	}
 	l.busy.Store(true)
 	l.sched.Forget(0) // what it held is overwritten

@@ -66,6 +66,7 @@ type process struct {
 	lib   *llama.Library
 	gpu   bool
 	model *loaded
+	put   *arrival // a snapshot whose bytes are coming; nil: none
 
 	mu   sync.Mutex // guards loop, and that nothing is posted to one that ended
 	loop *loop      // nil: nothing can be generated now
@@ -167,6 +168,15 @@ func (r *process) handle(f wire.Frame, failed chan<- error) (stop bool, err erro
 		return false, r.connect(f)
 	case wire.TypeEval:
 		return false, r.eval(f)
+	case wire.TypeSnapshots:
+		r.snapshots(f)
+		return false, nil
+	case wire.TypeAdopt:
+		return false, r.adopt(f)
+	case wire.TypeStateGet:
+		return false, r.stateGet(f)
+	case wire.TypeStatePut, wire.TypeState:
+		return false, r.statePut(f)
 	case wire.TypeClose:
 		// The process ends; the system takes the memory back faster than the
 		// library could free it.
@@ -268,6 +278,7 @@ func (r *process) load(f wire.Frame, failed chan<- error) error {
 			return
 		}
 		eng := newWhole(m.ctx, req.CacheBytes)
+		m.states = eng.states
 		sched, err := schedule.New(schedule.Config{
 			Stages: eng.Stages(), Depth: eng.Depth(),
 			Slots: req.Slots, Context: m.info.Context, Chunk: m.info.ChunkTokens, Pending: req.PendingLimit,

@@ -70,7 +70,7 @@ func loadMember(lib *llama.Library, req wire.LoadRequest, progress func(float64)
 	if err != nil {
 		return nil, &wire.Failure{Code: wire.CodeModel, Message: fmt.Sprintf("load %s: %v", req.Paths[0], err)}
 	}
-	l := &loaded{member: m}
+	l := &loaded{member: m, req: req, states: shard.NewStore()}
 	if m.layout.Index == m.layout.Head {
 		// The shards' files have no tokenizer: the head reads the whole file's.
 		if l.model, err = lib.LoadModel(req.Paths, llama.ModelOptions{VocabOnly: true}); err != nil {
@@ -91,7 +91,7 @@ func loadMember(lib *llama.Library, req wire.LoadRequest, progress func(float64)
 	m.peers = m.layout.Peers()
 	m.ctx, err = m.model.NewContext(llama.ContextOptions{
 		Sequences: req.Slots, ContextSeq: req.Context, BatchTokens: max(chunk, req.Slots), Threads: req.Threads,
-		Hooks: &llama.Hooks{Capture: m.file.Run.Capture, Reduce: m.file.Run.Reduce, Exchange: m.exchange},
+		Hooks: &llama.Hooks{Capture: m.file.Run.Capture, Enter: m.file.Run.Enter, Positions: m.file.Run.Positions, Reduce: m.file.Run.Reduce, Exchange: m.exchange},
 	})
 	if err != nil {
 		return nil, &wire.Failure{Code: contextCode(err), Message: err.Error()}

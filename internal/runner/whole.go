@@ -6,6 +6,7 @@ import (
 	"github.com/skein-run/skein/internal/runner/llama"
 	"github.com/skein-run/skein/internal/runner/sample"
 	"github.com/skein-run/skein/internal/runner/schedule"
+	"github.com/skein-run/skein/internal/runner/shard"
 )
 
 // library is the part of llama.Context that a whole model needs.
@@ -23,8 +24,8 @@ type library interface {
 // are computed in Finish, on the loop's thread.
 type whole struct {
 	lib    library
-	limit  int64             // bytes of the largest state worth keeping
-	states map[uint64][]byte // by Snapshot.ID
+	limit  int64        // bytes of the largest state worth keeping
+	states *shard.Store // by Snapshot.ID
 
 	batch *schedule.Batch // started; nil: none
 	items []llama.Item    // reused
@@ -32,7 +33,7 @@ type whole struct {
 }
 
 func newWhole(lib library, cacheBytes int64) *whole {
-	return &whole{lib: lib, limit: cacheBytes, states: map[uint64][]byte{}}
+	return &whole{lib: lib, limit: cacheBytes, states: shard.NewStore()}
 }
 
 func (*whole) Stages() int { return 1 }
@@ -115,12 +116,12 @@ func (w *whole) apply(op schedule.Op, out *schedule.Outcome) error {
 	case schedule.OpSave:
 		out.Saved = append(out.Saved, w.save(op))
 	case schedule.OpRestore:
-		if err := w.lib.SetState(op.Slot, w.states[op.Snapshot.ID]); err != nil {
+		if err := w.lib.SetState(op.Slot, w.states.Get(op.Snapshot.ID)); err != nil {
 			logLine(logWarn, "prefix not restored, the prompt is computed again: "+err.Error())
 			out.Lost = append(out.Lost, op.Slot)
 		}
 	case schedule.OpDrop:
-		delete(w.states, op.Snapshot.ID)
+		w.states.Drop(op.Snapshot.ID)
 	}
 	return nil
 }
@@ -135,6 +136,6 @@ func (w *whole) save(op schedule.Op) int64 {
 		logLine(logWarn, "prefix not kept: "+err.Error())
 		return 0
 	}
-	w.states[op.Snapshot.ID] = b
+	w.states.Put(op.Snapshot.ID, b)
 	return int64(len(b))
 }

@@ -19,6 +19,8 @@ type Options struct {
 	VocabFirst int // this shard's part of the output head; last stage only
 	VocabCount int
 
+	// States keeps this shard's snapshots; nil: a store of its own.
+	States *Store
 	// SnapshotBytes is the size of the largest state worth keeping.
 	SnapshotBytes int64
 	// StepSeconds is the predicted time of a step; 0: not known.
@@ -56,14 +58,18 @@ type outcome struct {
 // worker computes steps on one shard. It belongs to the engine's goroutine.
 type worker struct {
 	Options
-	seq    uint64            // last step that was carried out
-	states map[uint64][]byte // snapshots by ID
-	rows   rowStore          // of the last step
-	parts  []part            // reused
-	hidden []float32         // reused
+	seq    uint64    // last step that was carried out
+	rows   rowStore  // of the last step
+	parts  []part    // reused
+	hidden []float32 // reused
 }
 
-func newWorker(o Options) *worker { return &worker{Options: o, states: map[uint64][]byte{}} }
+func newWorker(o Options) *worker {
+	if o.States == nil {
+		o.States = NewStore()
+	}
+	return &worker{Options: o}
+}
 
 // limit is how long step p may take: ten times the predicted time, at least
 // 5 s. The prediction covers a step of one token for sure; for more it is what
@@ -198,7 +204,7 @@ func (w *worker) edit(edits []Edit, out []outcome) ([]outcome, error) {
 		case EditCopy:
 			w.Engine.Copy(e.Source, e.Slot)
 		case EditDrop:
-			delete(w.states, e.ID)
+			w.States.Drop(e.ID)
 		case EditSave:
 			if n := w.Engine.StateBytes(e.Slot); n > w.SnapshotBytes {
 				out = append(out, outcome{cause: fmt.Sprintf("a state of %d bytes is larger than the cache", n)})
@@ -209,10 +215,10 @@ func (w *worker) edit(edits []Edit, out []outcome) ([]outcome, error) {
 				out = append(out, outcome{cause: err.Error()})
 				continue
 			}
-			w.states[e.ID] = b
+			w.States.Put(e.ID, b)
 			out = append(out, outcome{ok: true, bytes: int64(len(b))})
 		case EditRestore:
-			b, err := w.states[e.ID], error(nil)
+			b, err := w.States.Get(e.ID), error(nil)
 			if b == nil {
 				err = fmt.Errorf("snapshot %d is not here", e.ID)
 			} else {

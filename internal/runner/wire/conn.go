@@ -36,7 +36,13 @@ const (
 	TypeEval     Type = 19 // node -> runner: EvalRequest; answered by Logits frames, then Result, or Failure
 	TypeLogits   Type = 20 // runner -> node: one position's logits: token id (int32), then f32s, little endian
 
-	lastType = TypeLogits
+	TypeSnapshots Type = 21 // node -> runner: empty; answered by Snapshots or Failure
+	TypeStateGet  Type = 22 // node -> runner: StateRequest; answered by State frames, then StateInfo, or by Failure
+	TypeStatePut  Type = 23 // node -> runner: StateInfo, then State frames of the same ref; answered by an empty Result or Failure
+	TypeState     Type = 24 // both: binary, the next bytes of a snapshot
+	TypeAdopt     Type = 25 // node -> runner: AdoptRequest; answered by an empty Result or Failure
+
+	lastType = TypeAdopt
 )
 
 // MaxFrame bounds one frame's body in bytes. A prompt of a million tokens

@@ -14,7 +14,8 @@ package wire
 //
 //	1  2026-11-22  first version
 //	2  2026-11-22  shards: Connect, Broken, Eval
-const Version = 2
+//	3  2026-11-22  snapshots: StateGet, StatePut, Adopt
+const Version = 3
 
 // Hello is the first frame in both directions.
 type Hello struct {
