@@ -192,8 +192,12 @@ func (t *table) windows(fit, count []int, found func(first, end int)) {
 	next := 0
 	low := 0
 	for first := range fit {
-		low = max(low, t.least(first))
 		t.steps++
+		if least := t.least(first); least <= len(fit) {
+			low = max(low, least)
+		} else {
+			continue // no stage begins here
+		}
 		for next = max(next, first+1); next <= fit[first]; next++ {
 			if count[next] < 0 {
 				continue

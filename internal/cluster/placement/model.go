@@ -41,7 +41,8 @@ type Model struct {
 	NoPipeline string
 	NoTensor   string
 	// Least is, for each first layer, the smallest end that a stage may have;
-	// 0: there is none. nil: any stage of one layer or more.
+	// 0: no stage begins there. It never falls where it is not 0. nil: any
+	// stage of one layer or more.
 	Least []int
 	// Units is how many equal pieces the ranks of a stage can share out: whole
 	// KV heads. Ranks get whole units, in any proportion.

@@ -57,6 +57,11 @@ func drawModel(t *rapid.T) placement.Model {
 		for i := range n - 1 {
 			m.Least[i] = i + 2
 		}
+	case 2: // cuts at every third layer only
+		m.Least = make([]int, n)
+		for i := 0; i < n; i += 3 {
+			m.Least[i] = min(i+3, n)
+		}
 	}
 	if rapid.IntRange(0, 4).Draw(t, "tensor") == 0 {
 		m.NoTensor = "its heads hang together"
@@ -245,6 +250,9 @@ func TestEveryLayerIsPlacedOnce(t *testing.T) {
 			}
 			if r.Model.Least != nil && p.Way == placement.WayPipeline && s.Spec.End < r.Model.Least[s.Spec.First] {
 				t.Errorf("layers [%d, %d) can't be a stage", s.Spec.First, s.Spec.End)
+			}
+			if r.Model.Least != nil && s.Spec.End < len(r.Model.Layers) && r.Model.Least[s.Spec.End] == 0 {
+				t.Errorf("no stage can begin with layer %d", s.Spec.End)
 			}
 			next = s.Spec.End
 		}

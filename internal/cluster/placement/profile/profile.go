@@ -195,14 +195,30 @@ func ends(m *gguf.Model, out *placement.Model, n int) error {
 		out.NoPipeline = "it has one layer only"
 		return nil
 	}
+	points, err := slice.CutPoints(m)
+	if errors.Is(err, slice.ErrRefused) {
+		out.NoPipeline = reason(err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	begins := []int{0}
+	for _, p := range points {
+		begins = append(begins, p.Layer)
+	}
 	least := make([]int, n)
 	stages := make([]measured, n) // the smallest stage from each layer
 	var refused refusal
-	end := 1
-	for first := range n {
-		for end = max(end, first+1); end <= n; end++ {
-			_, sizes, err := cutting(m, slice.Spec{First: first, End: end}, 1)
+	end := 0 // the smallest end never falls: a stage within another has no more kinds of layers
+	for _, first := range begins {
+		for _, next := range append(begins[1:len(begins):len(begins)], n) {
+			if end = max(end, first+1); next < end {
+				continue
+			}
+			_, sizes, err := cutting(m, slice.Spec{First: first, End: next}, 1)
 			if err == nil {
+				end = next
 				least[first], stages[first] = end, sizes
 				break
 			}
@@ -216,6 +232,9 @@ func ends(m *gguf.Model, out *placement.Model, n int) error {
 		last--
 	}
 	if least[0] == 0 || least[0] > last {
+		if refused.error == nil { // no layer to cut at: cut anywhere to be told why
+			_, refused.error = slice.Cut(m, slice.Spec{First: 0, End: n / 2})
+		}
 		out.NoPipeline = reason(refused.error)
 		return nil
 	}
@@ -279,12 +298,15 @@ func padding(m *gguf.Model, out *placement.Model, least []int, stages []measured
 			continue
 		}
 		look(first, least[first], stages[first])
-		if end := first + n/2; end <= n && end > least[first] {
+		if end := first + n/2; end < n && end > least[first] && least[end] > 0 {
 			_, sizes, err := cutting(m, slice.Spec{First: first, End: end}, 1)
-			if err != nil {
+			var refused refusal
+			switch {
+			case err == nil:
+				look(first, end, sizes)
+			case !errors.As(err, &refused):
 				return err
 			}
-			look(first, end, sizes)
 		}
 	}
 	// A stage must not take less memory for having another layer: what an
@@ -318,7 +340,11 @@ func reason(err error) string {
 	if err == nil {
 		return "no split is possible"
 	}
-	return strings.TrimSuffix(err.Error(), ": "+slice.ErrRefused.Error())
+	words := strings.TrimSuffix(err.Error(), ": "+slice.ErrRefused.Error())
+	if cut, rest, ok := strings.Cut(words, ": "); ok && strings.HasPrefix(cut, "cut ") {
+		return rest
+	}
+	return words
 }
 
 // ranks finds out into how many pieces the layers can be cut, and what of each
