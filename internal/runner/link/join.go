@@ -148,7 +148,7 @@ func (l *Listener) connect(ctx context.Context, o Options) (fast, bulk []net.Con
 	for to := o.Self + 1; to < len(o.Addresses); to++ {
 		for _, b := range []bool{false, true} {
 			work.Go(func() {
-				c, err := call(ctx, o, to, b)
+				c, err := call(ctx, o, to, b, func(err error) { post(connection{peer: -1, err: err}) })
 				post(connection{conn: c, peer: to, bulk: b, err: err})
 			})
 		}
@@ -157,7 +157,7 @@ func (l *Listener) connect(ctx context.Context, o Options) (fast, bulk []net.Con
 		work.Go(func() { l.welcome(ctx, o, &work, post) })
 	}
 	fast, bulk = make([]net.Conn, len(o.Addresses)), make([]net.Conn, len(o.Addresses))
-	var refused []string
+	var notes []string // on strangers, and on shards that are late
 	for missing := 2 * (len(o.Addresses) - 1); missing > 0 && err == nil; {
 		select {
 		case c := <-results:
@@ -169,8 +169,8 @@ func (l *Listener) connect(ctx context.Context, o Options) (fast, bulk []net.Con
 			case c.err != nil && c.peer >= 0:
 				err = fmt.Errorf("shard %d at %s: %w", c.peer, o.Addresses[c.peer], c.err)
 			case c.err != nil:
-				if len(refused) < 4 {
-					refused = append(refused, c.err.Error())
+				if len(notes) < 8 {
+					notes = append(notes, c.err.Error())
 				}
 			case lane[c.peer] != nil:
 				_ = c.conn.Close()
@@ -180,7 +180,7 @@ func (l *Listener) connect(ctx context.Context, o Options) (fast, bulk []net.Con
 				missing--
 			}
 		case <-ctx.Done():
-			err = missingError(o, fast, bulk, refused, context.Cause(ctx))
+			err = missingError(o, fast, bulk, notes, context.Cause(ctx))
 		}
 	}
 	cancel(err)
@@ -198,7 +198,7 @@ func (l *Listener) connect(ctx context.Context, o Options) (fast, bulk []net.Con
 	return fast, bulk, nil
 }
 
-func missingError(o Options, fast, bulk []net.Conn, refused []string, cause error) error {
+func missingError(o Options, fast, bulk []net.Conn, notes []string, cause error) error {
 	var missing []string
 	for i := range fast {
 		if i != o.Self && (fast[i] == nil || bulk[i] == nil) {
@@ -206,8 +206,8 @@ func missingError(o Options, fast, bulk []net.Conn, refused []string, cause erro
 		}
 	}
 	text := ""
-	if len(refused) > 0 {
-		text = "; refused were " + strings.Join(refused, ", ")
+	if len(notes) > 0 {
+		text = "; " + strings.Join(notes, "; ")
 	}
 	return fmt.Errorf("no connection with shard %s: %w%s", strings.Join(missing, ", "), cause, text)
 }
@@ -216,8 +216,9 @@ func missingError(o Options, fast, bulk []net.Conn, refused []string, cause erro
 const retry = 50 * time.Millisecond
 
 // call makes one connection to a shard of a larger index.
-func call(ctx context.Context, o Options, to int, bulk bool) (net.Conn, error) {
-	for {
+// It notes once why it has to wait.
+func call(ctx context.Context, o Options, to int, bulk bool, note func(error)) (net.Conn, error) {
+	for first := true; ; first = false {
 		var d net.Dialer
 		c, err := d.DialContext(ctx, "tcp", o.Addresses[to])
 		if err != nil {
@@ -239,6 +240,9 @@ func call(ctx context.Context, o Options, to int, bulk bool) (net.Conn, error) {
 		var r refusal
 		if !errors.As(err, &r) || !r.Early {
 			return nil, err
+		}
+		if first {
+			note(fmt.Errorf("shard %d at %s: %w", to, o.Addresses[to], err))
 		}
 		wait := time.NewTimer(retry)
 		select {
@@ -262,7 +266,7 @@ func (l *Listener) welcome(ctx context.Context, o Options, work *sync.WaitGroup,
 					err = ended
 				}
 				if err != nil {
-					err = fmt.Errorf("%s (%w)", c.RemoteAddr(), err)
+					err = fmt.Errorf("refused %s: %w", c.RemoteAddr(), err)
 					_ = c.Close() // err says more
 					post(connection{peer: -1, err: err})
 					return

@@ -271,6 +271,9 @@ func (m *Mesh) flushing() {
 // gives its payload, which is the caller's. It ends with the mesh.
 func (m *Mesh) Receive(from int, kind Kind, seq uint64) ([]byte, error) {
 	p, err := m.peer(from)
+	if err == nil && (kind == 0 || kind > lastPublic) {
+		err = fmt.Errorf("link: %v is not for callers", kind)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -49,7 +49,7 @@ func (m *Mesh) fail(culprit int, cause string) error {
 // lost takes the end of a fast lane. Whose fault it is the bulk lane knows
 // better: an abort may have come before the end.
 func (m *Mesh) lost(p *peer, err error) error {
-	if errors.Is(err, errFrame) {
+	if damaged(err) {
 		return m.fail(p.index, "its bytes are damaged: "+err.Error())
 	}
 	timer := time.NewTimer(lastWords)
@@ -65,12 +65,19 @@ func (m *Mesh) lost(p *peer, err error) error {
 // lostLater is lost of a goroutine that nobody waits for.
 func (m *Mesh) lostLater(p *peer, err error) { _ = m.lost(p, err) }
 
+// damaged tells an error in what came from an end of what comes. A "local
+// error" is what this side's TLS has against a record.
+func damaged(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, errFrame) || errors.As(err, &op) && op.Op == "local error"
+}
+
 // ended says what the end of a connection means.
 func ended(err error) string {
 	var timeout net.Error
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.ErrClosedPipe):
-		return "closed its connection: its process has ended"
+		return "closed its connection: its process has ended, or something between cut it off"
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return "no answer: " + err.Error()
 	}
@@ -97,7 +104,7 @@ func (m *Mesh) bulkReading(p *peer) {
 		case m.cause.Load() != nil:
 		case err == nil:
 			err = m.bulkFrame(p, f)
-		case errors.Is(err, errFrame):
+		case damaged(err):
 			_ = m.fail(p.index, "its bytes are damaged: "+err.Error())
 		default:
 			_ = m.fail(p.index, ended(err))
