@@ -382,3 +382,51 @@ func TestMisuse(t *testing.T) {
 		t.Error("a head of nothing is made")
 	}
 }
+
+// TestStagesOverlap: with as many steps in flight as a group takes, every stage
+// computes a step of its own at the same time. The hooks make it so: no stage
+// ends a step before all others have begun theirs, or nothing ends at all.
+func TestStagesOverlap(t *testing.T) {
+	for stages := 2; stages <= 4; stages++ {
+		t.Run(fmt.Sprint(stages), func(t *testing.T) {
+			g := startFake(t, stages, 1)
+			const steps = 12
+			begun := make([]chan struct{}, steps) // at stage 0
+			for i := range begun {
+				begun[i] = make(chan struct{})
+			}
+			n := 0
+			g.engines[0].hook = func([]schedule.Item) {
+				close(begun[n])
+				n++
+			}
+			step := 0
+			late := false
+			g.engines[stages-1].hook = func([]schedule.Item) {
+				if ahead := step + stages - 1; ahead < steps {
+					select {
+					case <-begun[ahead]:
+					case <-time.After(10 * time.Second):
+						late = true
+					}
+				}
+				step++
+			}
+			started := 0
+			for done := 0; done < steps && !late; done++ {
+				for ; started < steps && started-done < g.head.Depth(); started++ {
+					b, needs := decodeOne(started)
+					if err := g.head.Start(b, needs); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if _, _, err := g.head.Finish(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if late {
+				t.Error("the first stage does not begin a step while the last computes an earlier one")
+			}
+		})
+	}
+}
