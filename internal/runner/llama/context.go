@@ -24,15 +24,16 @@ type ContextOptions struct {
 // Context is the state of a model's sequences. One goroutine, locked to its
 // thread, owns it.
 type Context struct {
-	model  *Model
-	handle uintptr
-	mem    uintptr
-	vocab  int
-	width  int // of a hidden state, elements
-	most   int // outputs of one Decode
-	batch  *batchMemory
-	pool   uintptr // of compute threads; 0: none
-	hooks  *hooked // nil: none
+	model     *Model
+	handle    uintptr
+	mem       uintptr
+	vocab     int
+	width     int // of a hidden state, elements
+	positions int // values of each hidden state's place
+	most      int // outputs of one Decode
+	batch     *batchMemory
+	pool      uintptr // of compute threads; 0: none
+	hooks     *hooked // nil: none
 }
 
 // NewContext allocates state for o.Sequences sequences.
@@ -65,13 +66,17 @@ func (m *Model) NewContext(o ContextOptions) (*Context, error) {
 	}
 	p.kvUnified = cbool(o.Unified)
 	p.swaFull = cbool(o.SWAFull)
+	positions := 1
+	if o.Hooks != nil {
+		positions = max(positions, o.Hooks.Positions)
+	}
 	l.logs.reset()
 	h := l.contextNew(m.handle, p)
 	if h == 0 {
 		hooks.close()
 		return nil, fmt.Errorf("open a context of %d x %d tokens: %s", o.Sequences, o.ContextSeq, l.logs.cause())
 	}
-	c := &Context{model: m, handle: h, mem: l.contextMemory(h), vocab: m.Vocabulary(), width: m.Embedding(), most: outputs, batch: newBatchMemory(o.BatchTokens), hooks: hooks}
+	c := &Context{model: m, handle: h, mem: l.contextMemory(h), vocab: m.Vocabulary(), width: m.Embedding(), most: outputs, batch: newBatchMemory(o.BatchTokens, positions), positions: positions, hooks: hooks}
 	c.attachPool(o.Threads)
 	return c, nil
 }
@@ -81,7 +86,7 @@ func (m *Model) NewContext(o ContextOptions) (*Context, error) {
 // a tenth of its speed (docs/benchmarks.md).
 func (c *Context) attachPool(threads int) {
 	l := c.model.lib
-	if threads < 2 || l.poolNew == nil {
+	if threads < 1 || l.poolNew == nil {
 		return
 	}
 	var params [poolParamsSize]byte
@@ -131,9 +136,9 @@ type batchMemory struct {
 	input                 runtime.Pinner // of the hidden states of one Decode
 }
 
-func newBatchMemory(n int) *batchMemory {
+func newBatchMemory(n, positions int) *batchMemory {
 	b := &batchMemory{
-		token: make([]int32, n), pos: make([]int32, n), nSeq: make([]int32, n), seq: make([]int32, n),
+		token: make([]int32, n), pos: make([]int32, n*positions), nSeq: make([]int32, n), seq: make([]int32, n),
 		seqPtr: make([]unsafe.Pointer, n), output: make([]int8, n),
 	}
 	b.pin.Pin(&b.token[0])
@@ -188,7 +193,7 @@ func (c *Context) decode(items []Item, embd []float32) error {
 		return fmt.Errorf("decode %d tokens: a batch holds %d", len(items), len(b.token))
 	}
 	all := c.hooks != nil && c.hooks.capture != nil
-	if all && !inOrder(items) {
+	if (all || c.hooks != nil && c.hooks.enter != nil) && !inOrder(items) {
 		return fmt.Errorf("decode %d tokens for hidden states: they must be of one sequence, or one of each sequence in ascending order", len(items))
 	}
 	outputs := 0
@@ -209,11 +214,12 @@ func (c *Context) decode(items []Item, embd []float32) error {
 		b.input.Pin(&embd[0])
 		defer b.input.Unpin()
 		in.embd = unsafe.Pointer(&embd[0])
+		b.spread(len(items), c.positions)
 	} else {
 		in.token = unsafe.Pointer(&b.token[0])
 	}
 	if c.hooks != nil {
-		c.hooks.begin(len(items) * c.width)
+		c.hooks.begin(len(items)*c.width, embd)
 	}
 	r := c.model.lib.decode(c.handle, in)
 	if c.hooks != nil && c.hooks.err != nil {
@@ -227,6 +233,20 @@ func (c *Context) decode(items []Item, embd []float32) error {
 			len(items), c.hooks.capture, len(c.hooks.captured), len(items)*c.width)
 	}
 	return nil
+}
+
+// spread gives each of n hidden states as many position values as M-RoPE wants,
+// all the first of every item before all the second: those of text are the
+// position three times and then 0. For tokens the library does this itself.
+func (b *batchMemory) spread(n, positions int) {
+	for k := 1; k < positions; k++ {
+		values := b.pos[k*n : (k+1)*n]
+		if k < 3 {
+			copy(values, b.pos[:n])
+		} else {
+			clear(values)
+		}
+	}
 }
 
 // inOrder tells whether the library, which groups a batch by sequences and may

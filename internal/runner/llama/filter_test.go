@@ -45,7 +45,7 @@ func TestFilterAgreesWithGo(t *testing.T) {
 		}
 		node := &tensor{}
 		pin.Pin(node)
-		h.begin(0)
+		h.begin(0, nil)
 		for i := range 80 {
 			*node = tensor{op: rapid.SampledFrom([]int32{opMulMat, opMulMat, 0, 2}).Draw(t, "op")}
 			n := copy(node.name[:], name.Draw(t, "name"))

@@ -21,6 +21,12 @@ type Hooks struct {
 	// value is Captured, the rest of the graph is skipped. All items of a
 	// Decode are outputs then, flagged or not. "": to the end, for logits.
 	Capture string
+	// Enter is the graph node whose value the hidden states of DecodeEmbd
+	// replace once it is computed (slice.Run.Enter); "": none.
+	Enter string
+	// Positions is how many position values the library wants for each hidden
+	// state (slice.Run.Positions); 0 counts as 1.
+	Positions int
 	// Reduce are the nodes whose values Exchange replaces.
 	Reduce []slice.Reduction
 	// Exchange gets the partial sum of a node of Reduce, in the order of the
@@ -52,6 +58,7 @@ type hooked struct {
 
 	lib      *Library
 	capture  []byte
+	enter    []byte
 	always   bool // more names than the filter holds
 	weights  [][]byte
 	nodes    [][]byte
@@ -60,6 +67,7 @@ type hooked struct {
 
 	// Of the Decode that runs; its goroutine owns them.
 	want     int       // elements that Capture gives in all
+	fed      []float32 // hidden states that Enter has still to take
 	err      error     // of Exchange, or a node of another form
 	captured []float32 // the library's memory, or kept
 	kept     []float32
@@ -71,6 +79,9 @@ func newHooked(l *Library, o *Hooks) *hooked {
 	if o.Capture != "" {
 		h.capture = []byte(o.Capture)
 	}
+	if o.Enter != "" {
+		h.enter = []byte(o.Enter)
+	}
 	for _, r := range o.Reduce {
 		if r.Weight != "" {
 			h.weights = append(h.weights, []byte(r.Weight))
@@ -80,6 +91,7 @@ func newHooked(l *Library, o *Hooks) *hooked {
 	}
 	h.call, h.byWeight = l.evalCallback, len(h.weights) > 0
 	fits := h.capture == nil || h.match(h.capture)
+	fits = (h.enter == nil || h.match(h.enter)) && fits
 	for _, n := range h.nodes {
 		fits = fits && h.match(n)
 	}
@@ -97,9 +109,10 @@ func (h *hooked) callback() uintptr {
 	return h.call
 }
 
-// begin readies h for a Decode of so many hidden states.
-func (h *hooked) begin(elements int) {
-	h.want, h.err, h.captured = elements, nil, nil
+// begin readies h for a Decode of so many elements of hidden states, those of
+// embd unless it decodes tokens.
+func (h *hooked) begin(elements int, embd []float32) {
+	h.want, h.err, h.captured, h.fed = elements, nil, nil, embd
 	h.stopped = h.always
 }
 
@@ -124,7 +137,7 @@ func (h *hooked) wants(t *tensor) bool {
 	if h.err != nil {
 		return true
 	}
-	if h.isCapture(t) || h.isNode(t) {
+	if h.isCapture(t) || h.isEnter(t) || h.isNode(t) {
 		return true
 	}
 	yes := h.isProduct(t)
@@ -136,6 +149,10 @@ func (h *hooked) wants(t *tensor) bool {
 
 func (h *hooked) isCapture(t *tensor) bool {
 	return h.capture != nil && bytes.Equal(t.label(), h.capture)
+}
+
+func (h *hooked) isEnter(t *tensor) bool {
+	return h.enter != nil && h.fed != nil && bytes.Equal(t.label(), h.enter)
 }
 
 func (h *hooked) isReduced(t *tensor) bool {
@@ -215,6 +232,12 @@ func (h *hooked) reached(t *tensor) bool {
 	if h.err != nil {
 		return false
 	}
+	if h.isEnter(t) {
+		if h.err = h.feed(t); h.err != nil {
+			h.stopped = true
+			return false
+		}
+	}
 	if h.isReduced(t) {
 		if h.err = h.reduce(t); h.err != nil {
 			h.stopped = true
@@ -244,6 +267,27 @@ func (h *hooked) reduce(t *tensor) error {
 	h.lib.tensorGet(t, unsafe.Pointer(&data[0]), 0, uint64(4*n))
 	if err := h.exchange(data); err != nil {
 		return err
+	}
+	h.lib.tensorSet(t, unsafe.Pointer(&data[0]), 0, uint64(4*n))
+	runtime.KeepAlive(data)
+	return nil
+}
+
+// feed writes the hidden states over a node's value. If the library computes a
+// batch in several pieces, each takes its part, in the order of the items.
+func (h *hooked) feed(t *tensor) error {
+	n, err := t.elements()
+	if err != nil || n == 0 {
+		return err
+	}
+	if n > len(h.fed) {
+		return fmt.Errorf("graph node %s takes %d elements, and %d hidden ones are left; this model can't be cut there", h.enter, n, len(h.fed))
+	}
+	data := h.fed[:n]
+	h.fed = h.fed[n:]
+	if h.lib.bufferIsHost(t.owner()) {
+		copy(unsafe.Slice((*float32)(t.data), n), data)
+		return nil
 	}
 	h.lib.tensorSet(t, unsafe.Pointer(&data[0]), 0, uint64(4*n))
 	runtime.KeepAlive(data)

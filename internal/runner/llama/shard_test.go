@@ -57,7 +57,8 @@ func models(t testing.TB) []string {
 		return []string{demoPath}
 	}
 	out := []string{demoPath}
-	for _, name := range []string{"llama-dense-f16", "llama-dense-q8_0", "llama-dense-q4_0", "llama-dense-q4_k", "qwen3-dense-f16", "qwen2-dense-f16", "qwen3moe-moe-f16"} {
+	for _, name := range []string{"llama-dense-f16", "llama-dense-q8_0", "llama-dense-q4_0", "llama-dense-q4_k", "qwen3-dense-f16", "qwen2-dense-f16", "qwen3moe-moe-f16",
+		"bloom-dense-f16", "cohere2-dense-f16", "gemma2-dense-f16", "gemma3-dense-f16", "glm4-dense-f16", "gpt2-dense-f16", "jamba-dense-f16", "minicpm-dense-f16"} {
 		out = append(out, filepath.Join(dir, name+".gguf"))
 	}
 	return out
@@ -108,7 +109,7 @@ func newShard(t testing.TB, w *whole, spec slice.Spec, exchange func([]float32) 
 // open gives the shard another context.
 func (s *shard) open(t testing.TB, exchange func([]float32) error) *Context {
 	t.Helper()
-	h := &Hooks{Capture: s.file.Run.Capture, Reduce: s.file.Run.Reduce, Exchange: exchange}
+	h := &Hooks{Capture: s.file.Run.Capture, Enter: s.file.Run.Enter, Positions: s.file.Run.Positions, Reduce: s.file.Run.Reduce, Exchange: exchange}
 	if len(h.Reduce) == 0 {
 		h.Exchange = nil
 	}
