@@ -35,16 +35,16 @@ const Format = 1
 
 // Entry is one record of the log.
 type Entry struct {
-	Index   uint64 // 1, 2, 3, ... without gaps
-	Session ids.Session
-	Data    []byte
+	Index   uint64      `json:"index"` // 1, 2, 3, ... without gaps
+	Session ids.Session `json:"session"`
+	Data    []byte      `json:"data"`
 }
 
 // Snapshot stands for all entries up to Index.
 type Snapshot struct {
-	Index   uint64 // 0: there is none
-	Session ids.Session
-	Data    []byte
+	Index   uint64      `json:"index"` // 0: there is none
+	Session ids.Session `json:"session"`
+	Data    []byte      `json:"data"`
 }
 
 // Log is an open file.

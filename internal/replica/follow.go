@@ -1,0 +1,171 @@
+package replica
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/skein-run/skein/internal/ids"
+)
+
+// errDisk wraps errors of this node's storage, which no reconnecting heals.
+var errDisk = errors.New("storage")
+
+// follow copies the master's log for as long as the term lasts.
+func (r *Replica[S]) follow(ctx context.Context, session ids.Session) {
+	pause := 20 * time.Millisecond
+	for ctx.Err() == nil {
+		begin := time.Now()
+		err := r.copyFrom(ctx, session.Master, session, false)
+		if errors.Is(err, errDisk) {
+			r.fail(err)
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		r.opts.Logger.Debug("the stream from the master ended", "session", session, "error", err)
+		if time.Since(begin) > 5*time.Second {
+			pause = 20 * time.Millisecond
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+		pause = min(2*pause, time.Second)
+	}
+}
+
+// copyFrom copies a node's log: once (fetch), or until the stream ends.
+func (r *Replica[S]) copyFrom(ctx context.Context, node ids.Node, session ids.Session, fetch bool) error {
+	r.mu.Lock()
+	req := FollowRequest{From: r.opts.Self, Session: session, Fetch: fetch, Runs: append([]Run(nil), r.log.runs...)}
+	r.mu.Unlock()
+	stream, err := r.opts.Transport.Follow(ctx, node, req)
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = stream.Close() }) // wakes the read below
+	defer stop()
+	defer stream.Close()
+	in, out := json.NewDecoder(stream), json.NewEncoder(stream)
+	first := true
+	for {
+		var f frame
+		if err := in.Decode(&f); err != nil {
+			return err
+		}
+		if f.Refused != "" {
+			return errors.New(f.Refused)
+		}
+		if first && f.Match == nil {
+			return errors.New("the master's stream begins without a match")
+		}
+		first = false
+		grew, err := r.take(ctx, f)
+		if err != nil {
+			return err
+		}
+		if grew && !fetch {
+			r.mu.Lock()
+			last := r.log.last
+			r.mu.Unlock()
+			if err := out.Encode(ack{Index: last}); err != nil {
+				return err
+			}
+		}
+		if f.Commit > 0 {
+			if err := r.commit(f.Commit); err != nil {
+				return fmt.Errorf("%w: %w", errDisk, err)
+			}
+		}
+	}
+}
+
+// take carries out what a frame says about the log, and tells whether to
+// confirm.
+func (r *Replica[S]) take(ctx context.Context, f frame) (bool, error) {
+	grew := false
+	if f.Match != nil || f.Snapshot != nil {
+		if err := r.rewind(ctx, f); err != nil {
+			return false, err
+		}
+		grew = true
+	}
+	if len(f.Entries) > 0 {
+		if err := r.append(f.Entries); err != nil {
+			return false, fmt.Errorf("%w: %w", errDisk, err)
+		}
+		grew = true
+	}
+	return grew, nil
+}
+
+// rewind makes this node's log a prefix of the master's: what follows Match is
+// forgotten, or all of it is replaced by a snapshot. Commands that get lost so
+// are offered to the master again.
+func (r *Replica[S]) rewind(ctx context.Context, f frame) error {
+	r.mu.Lock()
+	keep := r.log.last
+	if f.Match != nil {
+		keep = min(keep, *f.Match)
+	}
+	var lost []Entry
+	if keep < r.log.last {
+		entries, _, err := r.opts.Storage.Entries(max(keep+1, r.log.first), int(r.log.last-keep))
+		if err != nil {
+			r.mu.Unlock()
+			return fmt.Errorf("%w: %w", errDisk, err)
+		}
+		lost = entries
+	}
+	var err error
+	switch {
+	case f.Snapshot != nil:
+		err = r.opts.Storage.Install(*f.Snapshot)
+	case keep < r.log.last:
+		err = r.opts.Storage.Truncate(keep)
+	default:
+		r.mu.Unlock()
+		return nil
+	}
+	if err == nil {
+		// What was applied and is gone now can't be taken out of a value: it
+		// is made again.
+		err = r.load(^uint64(0))
+		r.note()
+	}
+	r.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("%w: %w", errDisk, err)
+	}
+	r.offer(ctx, lost)
+	return nil
+}
+
+// offer hands the commands of lost entries to the winner, in order, beside
+// the stream: an answer needs this node's confirmation in turn.
+func (r *Replica[S]) offer(ctx context.Context, lost []Entry) {
+	var commands []Command
+	for _, e := range lost {
+		if c, ok := r.opts.Machine.Undo(e); ok {
+			commands = append(commands, c)
+		}
+	}
+	if len(commands) == 0 {
+		return
+	}
+	r.opts.Logger.Warn("two halves of the cluster met; this half's commands are offered to the master again", "commands", len(commands))
+	r.offers.Go(func() {
+		for _, c := range commands {
+			if _, err := r.Submit(ctx, c); err != nil {
+				r.opts.Logger.Warn("a command from before the halves met no longer fits", "command_id", c.ID, "kind", c.Kind, "error", err)
+			}
+		}
+	})
+}
