@@ -509,7 +509,7 @@ func TestUnderstoodOrRefused(t *testing.T) {
 		"unknown of attention":  {extra: []gguf.Tensor{tensor("attn_surprise.weight", 128)}, want: "is not known"},
 		"unknown of columns":    {extra: []gguf.Tensor{tensor("ffn_surprise.weight", 128)}, want: "is not known"},
 		"wrong shape":           {extra: []gguf.Tensor{tensor("attn_gate.weight", 64, 3)}, want: "is not known"},
-		"a scale for each row":  {extra: []gguf.Tensor{tensor("attn_output.scale", 64, 2)}, want: "is not known"},
+		"a scale for each row":  {extra: []gguf.Tensor{tensor("attn_output.scale", 64)}, want: "is not known"},
 		"recurrent only":        {change: func(s *shape) { s.Arch = "mamba2" }, want: "recurrent"},
 		"nobody tried":          {change: func(s *shape) { s.Arch = "chameleon" }, want: "chameleon"},
 		"experts not tried":     {change: func(s *shape) { s.Arch, s.Experts = "gemma", 2 }, want: "with experts"},

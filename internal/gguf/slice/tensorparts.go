@@ -188,7 +188,8 @@ func rankCounts(n, within int) string {
 	if n == 1 && within == 1 {
 		return "one rank, which is the whole"
 	}
-	if within == 1 {
+	if n == 1 || within == 1 {
+		n *= within
 		return fmt.Sprintf("at most %d ranks", n)
 	}
 	return fmt.Sprintf("at most %d ranks, or a multiple of %d up to %d", n, n, n*within)

@@ -193,7 +193,7 @@ func (p *rankPlan) cut(layer int, name string, t Tensor) (Tensor, error) {
 	base, kind, _ := strings.Cut(name, ".")
 	if strings.HasSuffix(kind, "scale") || kind == "input_scale" {
 		// One factor for a whole product, or one an expert.
-		if t.Dims == 1 {
+		if t.Dims == 1 && (t.Shape[0] == 1 || strings.HasSuffix(base, "exps")) {
 			return t, nil
 		}
 		return Tensor{}, p.unknown(t)
