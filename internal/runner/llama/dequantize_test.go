@@ -1,6 +1,7 @@
 package llama
 
 import (
+	"errors"
 	"slices"
 	"testing"
 
@@ -59,5 +60,18 @@ func TestDequantize(t *testing.T) {
 		if err := lib.Dequantize(kind, make([]byte, 2*size+1), out); err == nil {
 			t.Errorf("%v: a byte too many was taken", kind)
 		}
+	}
+}
+
+func TestDequantizeGate(t *testing.T) {
+	lib, err := library()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := *lib
+	other.typeTraits = func(int32) *typeTraits { return lib.typeTraits(2) }
+	var abi *ABIError
+	if err := other.Dequantize(8, make([]byte, 34), make([]float32, 32)); !errors.As(err, &abi) {
+		t.Errorf("another layout: %v, want an ABIError", err)
 	}
 }

@@ -78,6 +78,71 @@ func TestExchange(t *testing.T) {
 	}
 }
 
+// A device whose memory the host can't address gets and gives copies.
+func TestHooksOnADevice(t *testing.T) {
+	m := demo(t)
+	far := *m.lib
+	far.bufferIsHost = func(uintptr) bool { return false }
+	away := &Model{lib: &far, handle: m.handle, vocab: m.vocab}
+	prompt := tokens(0, 51, 52, 53, 54)
+	twice := func(data []float32) error {
+		for i := range data {
+			data[i] *= 2
+		}
+		return nil
+	}
+	h := &Hooks{Reduce: sums, Exchange: twice}
+	if want, got := lastLogits(t, hookedContext(t, m, 1, h), prompt), lastLogits(t, hookedContext(t, away, 1, h), prompt); !slices.Equal(got, want) {
+		t.Error("what Exchange wrote did not arrive")
+	}
+	h = &Hooks{Capture: "l_out-2"}
+	here, there := hookedContext(t, m, 1, h), hookedContext(t, away, 1, h)
+	for _, c := range []*Context{here, there} {
+		if err := c.Decode(prompt); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(here.Captured()) == 0 || !slices.Equal(here.Captured(), there.Captured()) {
+		t.Error("other hidden states were captured")
+	}
+}
+
+// A tensor that is laid out otherwise is found before a hook reads one.
+func TestTensorGate(t *testing.T) {
+	m := demo(t)
+	good := *m.lib
+	if err := good.checkTensor(); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*Library){
+		"size":     func(l *Library) { l.tensorOverhead = func() uint64 { return tensorOverhead + 8 } },
+		"no name":  func(l *Library) { l.setName = func(t *tensor, _ string) *tensor { return t } },
+		"data":     func(l *Library) { l.tensorData = func(*tensor) uintptr { return 8 } },
+		"op":       func(l *Library) { l.opName = func(int32) string { return "MUL_MAT_ID" } },
+		"view_src": func(l *Library) { l.viewTensor = func(_ uintptr, t *tensor) *tensor { return t } },
+		"ne": func(l *Library) {
+			l.newTensor = func(c uintptr, kind int32, n0, n1, n2, n3 int64) *tensor {
+				return good.newTensor(c, kind, n0, n2, n1, n3)
+			}
+		},
+		"type": func(l *Library) {
+			l.newTensor = func(c uintptr, _ int32, n0, n1, n2, n3 int64) *tensor {
+				return good.newTensor(c, ggmlTypeF16, n0, n1, n2, n3)
+			}
+		},
+		"src": func(l *Library) {
+			l.mulMat = func(c uintptr, a, b *tensor) *tensor { p := *good.mulMat(c, a, b); p.src[1] = a; return &p }
+		},
+	} {
+		l := good
+		change(&l)
+		var abi *ABIError
+		if _, err := (&Model{lib: &l, handle: m.handle}).NewContext(ContextOptions{Sequences: 1, ContextSeq: 64, BatchTokens: 8, Threads: 1, Hooks: &Hooks{Capture: "l_out-0"}}); !errors.As(err, &abi) {
+			t.Errorf("%s: %v, want an ABIError", name, err)
+		}
+	}
+}
+
 func TestReduceByNode(t *testing.T) {
 	m := demo(t)
 	n := 0

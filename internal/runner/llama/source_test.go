@@ -79,13 +79,12 @@ func TestLoadCopy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.Close()
+	t.Cleanup(m.Close)
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("%d files are left, %v", len(left), err)
 	}
 	copied := &shard{file: s.file, parts: w.parts, model: m, lib: lib}
 	c := copied.open(t, nil)
-	defer c.Close()
 	items := tokens(0, ids(8)...)
 	state := s.embed(t, items)
 	for _, c := range []*Context{s.ctx, c} {

@@ -91,11 +91,6 @@ func (l *Library) checkTensor() error {
 		return bad("a new tensor", "null", "a pointer")
 	}
 	l.setName(a, "skein probe")
-	p := l.mulMat(c, a, b)
-	v := l.viewTensor(c, a)
-	if p == nil || v == nil {
-		return bad("a new node", "null", "a pointer")
-	}
 	switch {
 	case a.kind != typeF32:
 		return bad("type", a.kind, typeF32)
@@ -107,6 +102,16 @@ func (l *Library) checkTensor() error {
 		return bad("name", fmt.Sprintf("%q", a.label()), `"skein probe"`)
 	case uintptr(a.data) == 0 || uintptr(a.data) != l.tensorData(a):
 		return bad("data", a.data, l.tensorData(a))
+	case a.buffer != 0 || a.owner() != 0:
+		return bad("buffer", a.buffer, 0)
+	}
+	// The shapes are right, or this would end the process.
+	p := l.mulMat(c, a, b)
+	v := l.viewTensor(c, a)
+	if p == nil || v == nil {
+		return bad("a new node", "null", "a pointer")
+	}
+	switch {
 	case a.op != 0 || p.op != opMulMat || l.opName(p.op) != "MUL_MAT":
 		return bad("the op of a matrix product", p.op, opMulMat)
 	case p.src[0] != a || p.src[1] != b || p.src[2] != nil || a.src[0] != nil:
@@ -115,8 +120,6 @@ func (l *Library) checkTensor() error {
 		return bad("ne of a matrix product", p.ne, "[5 2 7 11]")
 	case v.viewSrc != a || v.viewOffs != 0 || a.viewSrc != nil || v.data != a.data:
 		return bad("view_src", v.viewSrc, "the viewed tensor")
-	case a.buffer != 0 || a.owner() != 0:
-		return bad("buffer", a.buffer, 0)
 	}
 	return nil
 }
