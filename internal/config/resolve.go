@@ -22,6 +22,11 @@ type Serve struct {
 	GPULayers      int      // negative: as many as fit
 	CacheMemory    int64    // bytes
 	PrefixReuse    string   // exact | longest | off
+	LocalShards    string   // "PxT"; "": models are whole
+	On             string   // machines for them, "host:port,..."; "": this one
+	ShardTLSCert   string   // PEM files for those machines
+	ShardTLSKey    string
+	ShardTLSCA     string
 	APIHost        string
 	APIPort        int // 0: any free one
 	APIKeys        []string
@@ -247,6 +252,11 @@ func (r resolver) serve() Serve {
 		GPULayers:      r.number("gpu-layers"),
 		CacheMemory:    r.size("cache-memory"),
 		PrefixReuse:    r.text("prefix-reuse"),
+		LocalShards:    r.text("local-shards"),
+		On:             r.text("on"),
+		ShardTLSCert:   r.text("shard-tls-cert"),
+		ShardTLSKey:    r.text("shard-tls-key"),
+		ShardTLSCA:     r.text("shard-tls-ca"),
 		APIHost:        r.text("api-host"),
 		APIPort:        r.number("api-port"),
 		APIKeys:        r.list("api-key"),

@@ -15,7 +15,6 @@ import (
 	"net"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -27,6 +26,7 @@ import (
 	"github.com/skein-run/skein/internal/httpapi/manage"
 	"github.com/skein-run/skein/internal/httpapi/openai"
 	"github.com/skein-run/skein/internal/library"
+	"github.com/skein-run/skein/internal/node/shards"
 	"github.com/skein-run/skein/internal/worker"
 )
 
@@ -83,11 +83,14 @@ func New(o Options) (*Node, error) {
 	if err := checkExposure(o.Config); err != nil {
 		return nil, err
 	}
+	layout, err := shardLayout(o.Config)
+	if err != nil {
+		return nil, err
+	}
 	if err := o.Home.Ensure(); err != nil {
 		return nil, err
 	}
 	n := &Node{opts: o, log: o.Logger}
-	var err error
 	if n.id, err = o.Home.NodeID(); err != nil {
 		return nil, err
 	}
@@ -110,7 +113,7 @@ func New(o Options) (*Node, error) {
 	}
 	n.files = &files{library: lib, anyPath: o.Private}
 	n.worker, err = worker.New(worker.Options{
-		Library: n.files, Start: n.startRunner(found), Memory: memory, Logger: o.Logger,
+		Library: n.files, Start: n.startRunner(found, layout), Memory: memory, Logger: o.Logger,
 		Load: loadDefaults(o.Config), Slots: o.Config.Slots, Context: o.Config.Context, Queue: queue(o.Config.Queue),
 	})
 	if err != nil {
@@ -166,18 +169,10 @@ func (n *Node) mount(lib *library.Library, found *engine.Engine) error {
 
 // checkExposure refuses to serve a network without a key by accident.
 func checkExposure(c config.Serve) error {
-	if len(c.APIKeys) > 0 || c.InsecureNoAuth || isLoopback(c.APIHost) {
+	if len(c.APIKeys) > 0 || c.InsecureNoAuth || shards.IsLoopback(c.APIHost) {
 		return nil
 	}
 	return fmt.Errorf("--api-host %s can be reached from other machines, and no key protects it; give one with --api-key (or SKEIN_API_KEY), stay on 127.0.0.1, or say --insecure-no-auth", c.APIHost)
-}
-
-func isLoopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	ip := net.ParseIP(strings.Trim(host, "[]"))
-	return ip != nil && ip.IsLoopback()
 }
 
 // Start listens, publishes the address and loads what --load names. When it

@@ -2,16 +2,20 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
 	"sync"
 
+	measure "github.com/skein-run/skein/internal/bench/shards"
+	"github.com/skein-run/skein/internal/cli/shardcmd"
 	"github.com/skein-run/skein/internal/config"
 	"github.com/skein-run/skein/internal/engine"
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/gguf/hyper"
+	"github.com/skein-run/skein/internal/gguf/slice"
 	"github.com/skein-run/skein/internal/hostinfo"
 	"github.com/skein-run/skein/internal/library"
+	"github.com/skein-run/skein/internal/node/shards"
 	"github.com/skein-run/skein/internal/runner/wire"
 	"github.com/skein-run/skein/internal/supervise"
 	"github.com/skein-run/skein/internal/worker"
@@ -22,17 +26,67 @@ func EngineSpec(e *engine.Engine) wire.EngineSpec {
 	return wire.EngineSpec{Dir: e.Dir, Llama: e.Libllama, GGML: e.Libggml, GGMLBase: e.Base}
 }
 
-// startRunner joins the worker with supervise.
-func (n *Node) startRunner(found *engine.Engine) func(worker.Entry, wire.LoadRequest) (worker.Runner, error) {
+// startRunner joins the worker with supervise: each model is one runner, or
+// with --local-shards a group of them.
+func (n *Node) startRunner(found *engine.Engine, layout *measure.Layout) func(worker.Entry, wire.LoadRequest) (worker.Runner, error) {
 	return func(e worker.Entry, load wire.LoadRequest) (worker.Runner, error) {
-		return supervise.Start(supervise.Options{
-			Executable: n.opts.Executable, Build: n.opts.Version, Name: e.Name,
-			// On an abort the library would attach a debugger to its own process
-			// to print a backtrace; the message is all that helps here.
-			Env:    append(os.Environ(), "GGML_NO_BACKTRACE=1"),
-			Engine: EngineSpec(found), Load: load, LoadBytes: e.SizeBytes, Logger: n.log,
-		})
+		whole := func() (*supervise.Runner, error) {
+			return supervise.Start(supervise.Options{
+				Executable: n.opts.Executable, Build: n.opts.Version, Name: e.Name, Env: shards.Environ(),
+				Engine: EngineSpec(found), Load: load, LoadBytes: e.SizeBytes, Logger: n.log,
+			})
+		}
+		if layout == nil {
+			return whole()
+		}
+		specs, err := shards.Plan(e.Paths, *layout)
+		if errors.Is(err, slice.ErrRefused) {
+			r, startErr := whole()
+			if startErr != nil {
+				return nil, startErr
+			}
+			return &refused{Runner: r, why: fmt.Sprintf("served whole instead of in %dx%d shards: %v", layout.Stages, layout.Ranks, err)}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		h := &shards.Host{Executable: n.opts.Executable, Version: n.opts.Version, Home: n.opts.Home, Logger: n.log}
+		return h.Start(context.Background(), shards.Request{
+			Name: e.Name, Paths: e.Paths, Bytes: e.SizeBytes, Layout: *layout, Engine: EngineSpec(found), Load: load,
+		}, specs)
 	}
+}
+
+// refused is a whole model that was to be served in shards.
+type refused struct {
+	*supervise.Runner
+	why string
+}
+
+// Warning implements worker.Warner.
+func (r *refused) Warning() string { return r.why }
+
+// shardLayout reads --local-shards and what belongs to it; nil: models are
+// whole.
+func shardLayout(c config.Serve) (*measure.Layout, error) {
+	if c.LocalShards == "" {
+		if c.On != "" || c.ShardTLSCert != "" || c.ShardTLSKey != "" || c.ShardTLSCA != "" {
+			return nil, errors.New("--on and --shard-tls-... are for shards; say --local-shards PxT too")
+		}
+		return nil, nil
+	}
+	l := measure.Layout{Pin: true, Threads: c.Threads, Certificate: c.ShardTLSCert, Key: c.ShardTLSKey, CA: c.ShardTLSCA}
+	var err error
+	if l.Stages, l.Ranks, err = shards.ParseLayout(c.LocalShards); err != nil {
+		return nil, fmt.Errorf("--local-shards: %w", err)
+	}
+	if l.On, err = shardcmd.ParseHosts(c.On); err != nil {
+		return nil, err
+	}
+	if (l.Certificate == "") != (l.Key == "") || (l.Certificate == "") != (l.CA == "") {
+		return nil, errors.New("--shard-tls-cert, --shard-tls-key and --shard-tls-ca belong together: give all three, or none")
+	}
+	return &l, nil
 }
 
 // loadDefaults are the parts of a load request that the configuration gives.

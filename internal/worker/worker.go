@@ -44,6 +44,11 @@ type Runner interface {
 	Stop(ctx context.Context)
 }
 
+// Warner is a Runner that does not serve its model as it was asked to.
+type Warner interface {
+	Warning() string // for a person
+}
+
 // Entry is a model that can be loaded.
 type Entry struct {
 	Name           string   // canonical
@@ -240,6 +245,9 @@ func (w *Worker) enter(ctx context.Context, entry Entry, spec Spec, use bool) (m
 	m.runner, err = w.opts.Start(entry, m.load)
 	if err != nil {
 		return nil, false, &generation.Error{Kind: generation.KindUnavailable, Message: fmt.Sprintf("%s cannot be started: %v", entry.Name, err), Err: err}
+	}
+	if r, ok := m.runner.(Warner); ok {
+		m.warning = join(m.warning, r.Warning())
 	}
 	w.mu.Lock()
 	if w.closing {

@@ -34,10 +34,10 @@ func (h *Host) validate() error {
 	return nil
 }
 
-// environ is that of every runner. On an abort the library would attach a
+// Environ is that of every runner. On an abort the library would attach a
 // debugger to its own process to print a backtrace; the message is all that
 // helps here.
-func environ() []string { return append(os.Environ(), "GGML_NO_BACKTRACE=1") }
+func Environ() []string { return append(os.Environ(), "GGML_NO_BACKTRACE=1") }
 
 // engine finds the libraries; dir is --engine-dir, "" for the search order.
 func (h *Host) engine(dir string) (wire.EngineSpec, error) {
@@ -51,7 +51,7 @@ func (h *Host) engine(dir string) (wire.EngineSpec, error) {
 // whole starts a runner that holds all of a model.
 func (h *Host) whole(name string, spec wire.EngineSpec, load wire.LoadRequest, bytes int64) (*supervise.Runner, error) {
 	return supervise.Start(supervise.Options{
-		Executable: h.Executable, Build: h.Version, Name: name, Env: environ(),
+		Executable: h.Executable, Build: h.Version, Name: name, Env: Environ(),
 		Engine: spec, Load: load, LoadBytes: bytes, Logger: h.Logger,
 	})
 }

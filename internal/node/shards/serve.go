@@ -49,7 +49,7 @@ func (h *Host) Serve(ctx context.Context, o shardcmd.ServeOptions) error {
 	s := &remote.Server{
 		Build: h.Version,
 		Start: func() (*child.Child, error) {
-			return child.Start(child.Command{Path: h.Executable, Args: []string{"runner"}, Env: environ()})
+			return child.Start(child.Command{Path: h.Executable, Args: []string{"runner"}, Env: Environ()})
 		},
 		Engine: engine, Model: offer.model, Prepare: offer.prepare, Link: offer.link, Logger: h.Logger,
 	}

@@ -61,7 +61,7 @@ func (h *Host) Start(ctx context.Context, r Request, specs []slice.Spec) (*Serve
 		return nil, err
 	}
 	o := group.Options{
-		Executable: h.Executable, Env: environ(), Build: h.Version, Name: r.Name,
+		Executable: h.Executable, Env: Environ(), Build: h.Version, Name: r.Name,
 		Engine: r.Engine, Load: r.Load, Bytes: r.Bytes, Logger: h.Logger,
 	}
 	o.Load.Paths = r.Paths
