@@ -103,3 +103,46 @@ func blocked(t *testing.T) *os.File {
 	t.Cleanup(func() { r.Close(); w.Close() })
 	return r
 }
+
+// TestRelayBetweenHosts is how a delay comes into a network: a relay on the
+// switch, which hosts call in place of each other.
+func TestRelayBetweenHosts(t *testing.T) {
+	n := New(t, Options{Hosts: 2})
+	target, err := n.Listen(1, n.Address(1)+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer target.Close()
+	l, err := n.Listen(Switch, n.Address(Switch)+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const delay = 5 * time.Millisecond
+	r := NewRelayOn(l, func() (net.Conn, error) { return n.Dial(Switch, target.Addr().String()) }, Path{Delay: delay, Precise: true})
+	defer func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	c, err := n.Dial(0, r.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	far, err := target.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	begin := time.Now()
+	if _, err := c.Write([]byte("ping")); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 4)
+	if _, err := io.ReadFull(far, b); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took < delay {
+		t.Errorf("it took %v, less than the delay", took)
+	}
+}

@@ -9,6 +9,10 @@
 // shard computes. A frame's order among those of its kind does not depend on
 // the lane it took.
 //
+// Both have TCP_NODELAY, which Go sets by itself. On plain TCP every frame has
+// checksums (CRC-32C); with TLS its records guard the payloads. Counts and
+// orders catch what is repeated, left out or exchanged.
+//
 // A mesh breaks once, with a culprit and a cause, and never heals: everything
 // that waits ends, the others are told, and the next Join (of a larger epoch)
 // makes a new one.

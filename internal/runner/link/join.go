@@ -321,7 +321,7 @@ func startMesh(o Options, fast, bulk []net.Conn, sleeper, flusher sleeper) (*Mes
 		if i == o.Self {
 			continue
 		}
-		lane, err := newLane(fast[i], m.wake)
+		lane, err := newLane(fast[i], sleeper.wake)
 		if err != nil {
 			for _, p := range m.peers[:i] {
 				if p != nil {

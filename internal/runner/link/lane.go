@@ -1,6 +1,7 @@
 package link
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -35,7 +36,7 @@ type sleeper interface {
 // serves where sockets can't be polled, and in tests with a clock of their own.
 type pump struct {
 	conn   net.Conn
-	notify func() // something has changed
+	notify func() // something has changed; also when nobody sleeps yet
 	done   sync.WaitGroup
 
 	mu   sync.Mutex // guards the rest
@@ -110,7 +111,7 @@ func (p *pump) read(b []byte) (int, error) {
 	return n, nil
 }
 
-// write takes everything: who sends bounds what waits.
+// write takes everything, up to a bound.
 func (p *pump) write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -119,6 +120,9 @@ func (p *pump) write(b []byte) (int, error) {
 	}
 	if p.gone {
 		return 0, io.ErrClosedPipe
+	}
+	if len(p.out) > maxWaiting {
+		return 0, fmt.Errorf("%d bytes wait to be sent", len(p.out))
 	}
 	p.out = append(p.out, b...)
 	p.more.Broadcast()

@@ -94,7 +94,8 @@ type process struct {
 func start(t *testing.T, n *nettest.Network, host int) *process {
 	t.Helper()
 	cmd := n.Command(host, os.Args[0])
-	cmd.Env = append(os.Environ(), asShard+"="+n.Address(host))
+	// Beats must come through while the only processor computes.
+	cmd.Env = append(os.Environ(), asShard+"="+n.Address(host), "GOMAXPROCS=1")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {

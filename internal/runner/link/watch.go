@@ -250,7 +250,9 @@ func (m *Mesh) checkSilence() {
 }
 
 func (m *Mesh) checkDeadline() {
-	if m.deadline.Load() == 0 || m.deadline.Add(-1) > 0 {
+	// A caller may set another one at the same moment, which counts then.
+	left := m.deadline.Load()
+	if left == 0 || !m.deadline.CompareAndSwap(left, left-1) || left > 1 {
 		return
 	}
 	// Who waits is not to blame: follow the chain to one who computes.
