@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/skein-run/skein/internal/gguf"
+	"github.com/skein-run/skein/internal/gguf/slice/rank"
 	"github.com/skein-run/skein/internal/gguf/slice/stage"
 )
 
@@ -44,18 +45,14 @@ func tensorAnswer(arch string) Answer {
 	if !stage.Single(arch) {
 		return Answer{Why: stage.Reason(arch)}
 	}
-	rule, err := tensorRuleOf(arch)
+	whole, err := rank.Reason(arch)
 	if err != nil {
 		return Answer{Why: strings.TrimSuffix(err.Error(), ": "+ErrRefused.Error())}
 	}
-	var notes []string
-	if rule.attention != "" {
-		notes = append(notes, "attention stays whole: "+rule.attention)
+	if whole != "" {
+		whole = "attention stays whole: " + whole
 	}
-	if rule.feedForward != "" {
-		notes = append(notes, "the feed-forward network stays whole: "+rule.feedForward)
-	}
-	return Answer{Yes: true, Why: strings.Join(notes, "; ")}
+	return Answer{Yes: true, Why: whole}
 }
 
 // CutPoint is a place where a model can be cut into stages.

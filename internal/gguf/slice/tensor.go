@@ -3,91 +3,108 @@ package slice
 import (
 	"fmt"
 	"slices"
-	"strings"
+
+	"github.com/skein-run/skein/internal/gguf"
+	"github.com/skein-run/skein/internal/gguf/slice/rank"
 )
 
-// A rank holds some heads and some columns of the feed-forward network of each
-// layer. What follows from the sum over all heads or columns is a sum of the
-// ranks' own results, so the product that ends a layer's half (attn_output,
-// ffn_down, or the sum of the experts) is the one thing that ranks exchange.
-// Biases after it are added by the library after the exchange, so each rank
-// has them whole; so are norms, routers and everything else that works on
-// hidden states. Rank r of every stage cuts by the same Parts.
+// Sharing says how tensor ranks may share a model.
+type Sharing = rank.Sharing
+
+// Ranks says how a model may be shared by tensor ranks. An error that wraps
+// ErrRefused says why it must not be.
+func Ranks(m *gguf.Model) (Sharing, error) {
+	r, err := ranksOf(m)
+	if err != nil {
+		return Sharing{}, err
+	}
+	return r.Sharing(), nil
+}
+
+// PartsFor gives the parts nearest to the weights (relative speeds or memories,
+// above 0) that the model can be cut in, one for each rank.
+func PartsFor(m *gguf.Model, weights []float64) ([]int, error) {
+	r, err := ranksOf(m)
+	if err != nil {
+		return nil, err
+	}
+	return r.Parts(weights)
+}
+
+func ranksOf(m *gguf.Model) (*rank.Model, error) {
+	var tensors []rank.Tensor
+	for _, t := range m.Tensors() {
+		tensors = append(tensors, ranked(t))
+	}
+	r, err := rank.Read(m.Metadata, m.Arch(), tensors)
+	if err != nil {
+		return nil, fmt.Errorf("share %s among ranks: %w", m.Arch(), err)
+	}
+	return r, nil
+}
+
+func ranked(t gguf.Tensor) rank.Tensor {
+	layer, name, ok := layerOf(t.Name)
+	if !ok {
+		return rank.Tensor{Layer: -1, Tensor: t}
+	}
+	t.Name = name
+	return rank.Tensor{Layer: layer, Tensor: t}
+}
 
 // cutTensor keeps one rank's part of the stage that the draft holds.
 func cutTensor(d *draft) error {
 	if err := d.spec.validateParts(); err != nil {
 		return err
 	}
-	p, err := planRanks(d)
+	tensors := make([]rank.Tensor, len(d.tensors))
+	for i, t := range d.tensors {
+		tensors[i] = ranked(t.Tensor)
+	}
+	r, err := rank.Read(d.meta, d.arch, tensors)
 	if err != nil {
 		return err
 	}
-	weights := map[string]bool{}
-	nodes := map[string]bool{}
+	p, err := r.Plan(d.spec.Parts, d.spec.Rank)
+	if err != nil {
+		return err
+	}
+	kept := d.tensors[:0:0]
 	for i, t := range d.tensors {
-		layer, name, ok := layerOf(t.Name)
-		if !ok {
-			continue
+		if tensors[i].Layer >= 0 {
+			cut, err := p.Cut(tensors[i])
+			if err != nil {
+				return err
+			}
+			if t, err = t.apply(cut); err != nil {
+				return err
+			}
+			d.sum(p.Sum(tensors[i].Name))
+			name, ok := p.Name(tensors[i].Name)
+			if !ok {
+				continue
+			}
+			t.Name = fmt.Sprintf("blk.%d.%s", tensors[i].Layer, name)
 		}
-		if d.tensors[i], err = p.cut(layer, name, t); err != nil {
-			return err
-		}
-		weight, node := p.reduction(name)
-		if weight != "" {
-			weights[weight] = true
-		}
-		if node != "" {
-			nodes[node] = true
-		}
+		kept = append(kept, t)
 	}
-	for _, name := range sorted(weights) {
-		d.run.Reduce = append(d.run.Reduce, Reduction{Weight: name})
-	}
-	for _, name := range sorted(nodes) {
-		d.run.Reduce = append(d.run.Reduce, Reduction{Node: name})
-	}
+	d.tensors = kept
 	if len(d.run.Reduce) == 0 {
 		return fmt.Errorf("layers [%d, %d) of %s have nothing that ranks could share: %w", d.spec.First, d.spec.End, d.arch, ErrRefused)
 	}
-	if err := p.metadata(d); err != nil {
+	if d.meta, err = p.Metadata(d.run.Embedding); err != nil {
 		return err
 	}
-	if err := cutVocabulary(d); err != nil {
-		return err
-	}
-	return p.rule.disguise(d)
+	d.arch = p.Arch()
+	return d.cutVocabulary()
 }
 
-// disguise names the shard an architecture of the same computation that the
-// library loads with any number of heads.
-func (r tensorRule) disguise(d *draft) error {
-	if r.as == "" {
-		return nil
+// sum adds a reduction to the list, which is in the order of the first layer.
+func (d *draft) sum(weight, node string) {
+	r := Reduction{Weight: weight, Node: node}
+	if r != (Reduction{}) && !slices.Contains(d.run.Reduce, r) {
+		d.run.Reduce = append(d.run.Reduce, r)
 	}
-	prefix := d.arch + "."
-	all := d.meta.Pairs()
-	d.meta = d.meta.Without(func(key string) bool { return strings.HasPrefix(key, prefix) })
-	for _, kv := range all {
-		if rest, ok := strings.CutPrefix(kv.Key, prefix); ok {
-			kv.Key = r.as + "." + rest
-			d.meta = d.meta.With(kv)
-		}
-	}
-	for i, t := range d.tensors {
-		if layer, name, ok := layerOf(t.Name); ok {
-			base, kind, _ := strings.Cut(name, ".")
-			if other, ok := r.rename[base]; ok {
-				d.tensors[i].Name = fmt.Sprintf("blk.%d.%s.%s", layer, other, kind)
-			}
-		}
-	}
-	d.tensors = slices.DeleteFunc(d.tensors, func(t Tensor) bool {
-		_, name, _ := layerOf(t.Name)
-		return slices.Contains(r.unread, name)
-	})
-	d.arch = r.as
-	return d.set("general.architecture", r.as)
 }
 
 // validateParts checks what does not depend on the model.
@@ -97,89 +114,29 @@ func (s Spec) validateParts() error {
 	}
 	for _, n := range s.Parts {
 		if n < 1 || n > 1<<20 {
-			return fmt.Errorf("parts %s: each must be between 1 and %d", written(s.Parts), 1<<20)
+			return fmt.Errorf("parts %d: each must be between 1 and %d", s.Parts, 1<<20)
 		}
 	}
 	return nil
 }
 
 // cutVocabulary keeps the rank's rows of the output head, in the last stage.
-func cutVocabulary(d *draft) error {
+func (d *draft) cutVocabulary() error {
 	if d.run.VocabCount == 0 {
 		return nil
 	}
-	first, count, err := share(d.run.VocabCount, vocabularyUnit(d.run.VocabCount, len(d.spec.Parts)), d.spec)
+	rows, err := rank.Rows(d.run.VocabCount, d.spec.Parts, d.spec.Rank)
 	if err != nil {
-		return fmt.Errorf("the vocabulary: %w", err)
+		return err
 	}
 	for i, t := range d.tensors {
 		if !vocabulary(t.Tensor, d.run.VocabCount) {
 			continue
 		}
-		if d.tensors[i], err = t.keep(t.Dims-1, span{uint64(first), uint64(count)}); err != nil {
+		if d.tensors[i], err = t.apply(rank.Cut{Dim: t.Dims - 1, Spans: []rank.Span{rows}}); err != nil {
 			return err
 		}
 	}
-	d.run.VocabFirst, d.run.VocabCount = d.run.VocabFirst+first, count
-	return d.set(d.key("vocab_size"), uint32(count))
-}
-
-// vocabularyUnit keeps the cut at rows that the library's kernels take at once,
-// where there are enough of them.
-func vocabularyUnit(rows, ranks int) int {
-	if rows%kernelRows == 0 && rows/kernelRows >= 4*ranks {
-		return kernelRows
-	}
-	return 1
-}
-
-// kernelRows is a number of rows that every repacked matrix layout of the
-// library divides.
-const kernelRows = 32
-
-// cuts are the places where a dimension of n units is cut in proportion to the
-// parts: len(parts)+1 of them, each part at least one unit.
-func cuts(n int, parts []int) ([]int, error) {
-	if n < len(parts) {
-		return nil, fmt.Errorf("%d blocks can't be shared by %d ranks; use %d ranks at most", n, len(parts), n)
-	}
-	var total, sum int
-	for _, p := range parts {
-		total += p
-	}
-	out := make([]int, len(parts)+1)
-	for i, p := range parts {
-		sum += p
-		at := (2*n*sum + total) / (2 * total) // rounded
-		// Leave one unit for each rank before and after.
-		out[i+1] = min(max(at, out[i]+1), n-(len(parts)-1-i))
-	}
-	return out, nil
-}
-
-// share is a rank's part of size elements, cut at multiples of unit.
-func share(size, unit int, spec Spec) (first, count int, err error) {
-	at, err := cuts(size/unit, spec.Parts)
-	if err != nil {
-		return 0, 0, err
-	}
-	return at[spec.Rank] * unit, (at[spec.Rank+1] - at[spec.Rank]) * unit, nil
-}
-
-// written prints parts as people write them: "2:1".
-func written(parts []int) string {
-	words := make([]string, len(parts))
-	for i, p := range parts {
-		words[i] = fmt.Sprint(p)
-	}
-	return strings.Join(words, ":")
-}
-
-func sorted(set map[string]bool) []string {
-	out := make([]string, 0, len(set))
-	for s := range set {
-		out = append(out, s)
-	}
-	slices.Sort(out)
-	return out
+	d.run.VocabFirst, d.run.VocabCount = d.run.VocabFirst+int(rows.First), int(rows.Count)
+	return d.set(d.key("vocab_size"), uint32(rows.Count))
 }

@@ -4,14 +4,19 @@ import (
 	"fmt"
 
 	"github.com/skein-run/skein/internal/gguf"
+	"github.com/skein-run/skein/internal/gguf/slice/rank"
 )
 
-// span is a stretch of a tensor's dimension, in elements.
-type span struct{ first, count uint64 }
-
-// keep keeps the spans of dimension dim, one after the other, and everything
-// of the other dimensions. The tensor must have its bytes in one run.
-func (t Tensor) keep(dim int, spans ...span) (Tensor, error) {
+// apply keeps what a rank holds of a tensor, which must have its bytes in one
+// run.
+func (t Tensor) apply(cut rank.Cut) (Tensor, error) {
+	if cut.Zero {
+		return t.zero()
+	}
+	dim, spans := cut.Dim, cut.Spans
+	if dim < 0 {
+		return t, nil
+	}
 	if dim >= t.Dims || len(t.Source) != 1 || t.Source[0].Count != 1 {
 		return Tensor{}, fmt.Errorf("tensor %q of %d dimensions can't be cut in dimension %d", t.Name, t.Dims, dim+1)
 	}
@@ -34,20 +39,20 @@ func (t Tensor) keep(dim int, spans ...span) (Tensor, error) {
 	}
 	var total uint64
 	for _, s := range spans {
-		if s.first%per != 0 || s.count%per != 0 {
-			return Tensor{}, fmt.Errorf("tensor %q of %s is in blocks of %d columns and can't be cut at %d or %d", t.Name, t.Type, per, s.first, s.first+s.count)
+		if s.First%per != 0 || s.Count%per != 0 {
+			return Tensor{}, fmt.Errorf("tensor %q of %s is in blocks of %d columns and can't be cut at %d or %d", t.Name, t.Type, per, s.First, s.First+s.Count)
 		}
-		if s.count == 0 || s.first+s.count > t.Shape[dim] {
-			return Tensor{}, fmt.Errorf("tensor %q has %d elements in dimension %d; [%d, %d) is not a part of them", t.Name, t.Shape[dim], dim+1, s.first, s.first+s.count)
+		if s.Count == 0 || s.First+s.Count > t.Shape[dim] {
+			return Tensor{}, fmt.Errorf("tensor %q has %d elements in dimension %d; [%d, %d) is not a part of them", t.Name, t.Shape[dim], dim+1, s.First, s.First+s.Count)
 		}
-		total += s.count
+		total += s.Count
 	}
 	all := t.Shape[dim] / per * step
 	source := t.Source[0]
-	piece := func(s span) Range {
+	piece := func(s rank.Span) Range {
 		r := source
-		r.Offset += int64(s.first / per * step)
-		r.Length = int64(s.count / per * step)
+		r.Offset += int64(s.First / per * step)
+		r.Length = int64(s.Count / per * step)
 		return r
 	}
 	t.Source = nil
@@ -80,13 +85,13 @@ func (t Tensor) keep(dim int, spans ...span) (Tensor, error) {
 
 // even tells whether the spans lie at the same place of equal parts of the
 // dimension, so that one stride leads through all of them.
-func even(spans []span, all uint64) bool {
+func even(spans []rank.Span, all uint64) bool {
 	n := uint64(len(spans))
 	if all%n != 0 {
 		return false
 	}
 	for i, s := range spans {
-		if s.count != spans[0].count || s.first != spans[0].first+uint64(i)*(all/n) {
+		if s.Count != spans[0].Count || s.First != spans[0].First+uint64(i)*(all/n) {
 			return false
 		}
 	}
