@@ -148,7 +148,20 @@ func (e *editor) special() {
 			}
 		}
 	}
+	if m.rule.sectioned && !m.hasSections() {
+		quarter := int32(max(1, m.rotated()/4))
+		e.set("rope.dimension_sections", []int32{quarter, quarter, 0, 0})
+	}
 	if m.rule.sections && m.positions() == 1 {
 		e.err = fmt.Errorf("the library takes no hidden states for this %s model: %w", m.arch, ErrRefused)
 	}
+}
+
+// rotated is how many elements of a head positions rotate.
+func (s *Model) rotated() int {
+	n, ok := s.meta.Uint(s.key("rope.dimension_count"))
+	if !ok || n > 1<<16 {
+		return s.hyper.KeyDim
+	}
+	return int(n)
 }

@@ -23,6 +23,9 @@ import (
 // ErrRefused is in every error about a model that must not be cut this way.
 var ErrRefused = errors.New("placed whole instead")
 
+// maxLayers is the engine's own limit.
+const maxLayers = 512
+
 // maxBefore and maxBehind are how many empty layers a stage may get: one for
 // each kind that the library wants, and those that bring layers to a place
 // where the library treats them right.
@@ -41,10 +44,12 @@ type Model struct {
 	arch  string
 	meta  gguf.Metadata
 	hyper *hyper.Params
-	all   int // layers, with draft layers
 	vocab int
 	lead  int // leading dense layers
 	step  int // one layer in step has experts; 0: not by step
+	// donors are the layers that padding may be shaped like: the first of each
+	// sort.
+	donors []int
 	// indexed tells for each layer whether it has an indexer of its own.
 	indexed []bool
 }
@@ -95,7 +100,10 @@ func Read(m *gguf.Model) (*Model, error) {
 	if int(table.Shape[0]) != h.Embedding {
 		return nil, fmt.Errorf("token_embd.weight is %d wide, %s.embedding_length says %d: %w", table.Shape[0], arch, h.Embedding, ErrRefused)
 	}
-	s.hyper, s.Layers, s.all = h, h.Layers, h.Layers+h.Draft
+	if h.Layers+h.Draft > maxLayers {
+		return nil, fmt.Errorf("the model has %d layers, the engine takes %d at most: %w", h.Layers+h.Draft, maxLayers, ErrRefused)
+	}
+	s.hyper, s.Layers = h, h.Layers
 	s.vocab = int(table.Shape[1])
 	if loops, ok := m.Uint(s.key("num_loops")); ok && loops > 1 {
 		return nil, fmt.Errorf("%s is not cut by layers: %s: %w", arch, looped, ErrRefused)
@@ -107,7 +115,28 @@ func Read(m *gguf.Model) (*Model, error) {
 		step, _ := m.Uint(s.key(s.rule.experts))
 		s.step = int(min(step, uint64(s.Layers)+1))
 	}
-	return s, s.readIndexers()
+	if err := s.readIndexers(); err != nil {
+		return nil, err
+	}
+	s.findDonors()
+	return s, nil
+}
+
+// findDonors picks one layer of each sort.
+func (s *Model) findDonors() {
+	type sort struct {
+		windowed, recurrent, attention, leading, dense, indexed bool
+		kind                                                    int
+	}
+	seen := map[sort]bool{}
+	for l := range s.Layers {
+		of := sort{s.hyper.Windowed[l], s.hyper.Recurrent[l], s.hyper.Attention[l], l < s.lead, dense(l, s.lead, s.step),
+			s.indexed != nil && s.indexed[l], s.kind(l)}
+		if !seen[of] {
+			seen[of] = true
+			s.donors = append(s.donors, l)
+		}
+	}
 }
 
 // shown is an architecture's name for a person.
@@ -311,32 +340,44 @@ func (s *Model) wants() []want {
 func (s *Model) arrange(st *Stage) (lead, step int, err error) {
 	own := st.Layers
 	for before := range maxBefore + 1 {
-		layers, gap := s.pad(own, before)
-		if gap != nil {
-			if err == nil {
+		var best []int
+		for _, front := range s.fronts(before) {
+			layers, gap := s.behind(slices.Concat(front, own))
+			switch {
+			case gap != nil && err == nil:
 				err = gap
+			case gap == nil && (best == nil || len(layers) < len(best)):
+				best = layers
 			}
-			continue
 		}
-		lead, step, _ = s.settings(layers)
-		st.Layers, st.Before = layers, before
-		return lead, step, nil
+		if best != nil {
+			st.Layers, st.Before = best, before
+			lead, step, _ = s.settings(best)
+			return lead, step, nil
+		}
 	}
 	return 0, 0, err
 }
 
-// pad puts so many layers of padding before the stage's own and as many behind
-// them as it takes.
-func (s *Model) pad(own []int, before int) ([]int, error) {
-	var layers []int
-	for range before {
-		donor, err := s.donor(layers, own)
-		if err != nil {
-			return nil, err
+// fronts lists the ways to put n layers of padding first.
+func (s *Model) fronts(n int) [][]int {
+	ways := [][]int{nil}
+	for place := range n {
+		var longer [][]int
+		for _, way := range ways {
+			for _, l := range s.donors {
+				if s.kind(l) == s.kind(place) {
+					longer = append(longer, append(slices.Clone(way), l))
+				}
+			}
 		}
-		layers = append(layers, donor)
+		ways = longer
 	}
-	layers = append(layers, own...)
+	return ways
+}
+
+// behind puts as many layers of padding behind these as it takes.
+func (s *Model) behind(layers []int) ([]int, error) {
 	for place, layer := range layers {
 		if s.kind(layer) != s.kind(place) {
 			return nil, fmt.Errorf("the library would treat layer %d as another kind at place %d: %w", layer, place, ErrRefused)
@@ -349,7 +390,7 @@ func (s *Model) pad(own []int, before int) ([]int, error) {
 		if len(s.missing(layers)) == 0 {
 			return layers, nil
 		}
-		donor, err := s.donor(layers, nil)
+		donor, err := s.donor(layers)
 		if err != nil {
 			return nil, err
 		}
@@ -366,16 +407,16 @@ func (s *Model) missing(layers []int) []want {
 	return slices.DeleteFunc(s.wants(), func(w want) bool { return slices.ContainsFunc(layers, w.has) })
 }
 
-// donor picks the layer that the padding after these layers is shaped like: one
-// of a kind that is missing among all, or any that fits in that place.
-func (s *Model) donor(layers, after []int) (int, error) {
-	missing := s.missing(slices.Concat(layers, after))
+// donor picks the layer that the padding behind these layers is shaped like:
+// one of a kind that is missing, or any that fits in that place.
+func (s *Model) donor(layers []int) (int, error) {
+	missing := s.missing(layers)
 	best := -1
-	for l := range s.Layers {
+	for _, l := range s.donors {
 		if s.kind(l) != s.kind(len(layers)) {
 			continue
 		}
-		if _, _, ok := s.settings(slices.Concat(layers, []int{l}, after)); !ok {
+		if _, _, ok := s.settings(append(slices.Clone(layers), l)); !ok {
 			continue
 		}
 		if slices.ContainsFunc(missing, func(w want) bool { return w.has(l) }) {
@@ -383,13 +424,10 @@ func (s *Model) donor(layers, after []int) (int, error) {
 		}
 		best = l
 	}
-	if best >= 0 {
-		return best, nil
-	}
-	if len(missing) > 0 {
+	if best < 0 {
 		return 0, fmt.Errorf("the stage lacks %s, and an empty one does not fit: %w", missing[0].name, ErrRefused)
 	}
-	return 0, fmt.Errorf("no empty layer fits at place %d: %w", len(layers), ErrRefused)
+	return best, nil
 }
 
 // settings finds the number of leading dense layers and the step of layers
@@ -401,14 +439,10 @@ func (s *Model) settings(layers []int) (lead, step int, ok bool) {
 	}
 	leads, steps := []int{natural}, []int{s.step}
 	if s.lead > 0 {
-		for lead := range len(layers) + 1 {
-			leads = append(leads, lead)
-		}
+		leads = append(leads, 0, len(layers))
 	}
 	if s.step > 0 {
-		for step := range len(layers) + 1 {
-			steps = append(steps, step+1)
-		}
+		steps = append(steps, 1, len(layers)+1)
 	}
 	for _, step := range steps {
 		for _, lead := range leads {
@@ -435,11 +469,14 @@ func (s *Model) positions() int {
 	if s.rule.mrope > 0 {
 		return s.rule.mrope
 	}
-	switch s.arch {
-	case "glm4", "glm4moe", "hunyuan_vl":
-		if v, err := s.meta.Uints(s.key("rope.dimension_sections")); err == nil && len(v) > 1 && v[0] > 0 && v[1] > 0 {
-			return 4
-		}
+	if (s.arch == "glm4" || s.arch == "hunyuan_vl") && s.hasSections() {
+		return 4
 	}
 	return 1
+}
+
+// hasSections tells whether the file switches M-RoPE on.
+func (s *Model) hasSections() bool {
+	v, err := s.meta.Uints(s.key("rope.dimension_sections"))
+	return err == nil && len(v) > 1 && v[0] > 0 && v[1] > 0
 }

@@ -23,6 +23,9 @@ type rule struct {
 	mrope int
 	// sections: the library takes hidden states only with M-RoPE sections.
 	sections bool
+	// sectioned: the same, but M-RoPE with any sections does what the library
+	// does without, as long as all positions of a token are the same.
+	sectioned bool
 	// pattern: windowed layers are named by a key that takes an array.
 	pattern bool
 	// recurrent: recurrent layers are named by a key that takes an array.
@@ -151,8 +154,10 @@ func ruleOf(arch string) rule {
 		return rule{scaleRow: true, pattern: true, counts: []int{62}}
 	case "glm-dsa":
 		return rule{indexer: true}
-	case "glm4", "glm4moe":
+	case "glm4":
 		return rule{sections: true}
+	case "glm4moe":
+		return rule{mrope: 4, sectioned: true}
 	case "gpt2", "starcoder":
 		return rule{positions: true}
 	case "granite", "granitehybrid", "granitemoe", "grok", "minicpm":
