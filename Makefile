@@ -23,7 +23,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null)
 LDFLAGS := -s -w -X $(MODULE)/internal/buildinfo.version=$(VERSION) -X $(MODULE)/internal/buildinfo.commit=$(COMMIT)
 
-.PHONY: golden golden-upstream help build deps run stop model test race lint cross fuzz bench bench-peers dist notices engine-lock clean
+.PHONY: golden golden-upstream help build deps run stop model test race lint cross fuzz bench bench-peers bench-shards dist notices engine-lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -94,6 +94,9 @@ bench: build $(SMOLLM) ## the table of figures of docs/benchmarks.md, on an idle
 
 bench-peers: build $(SMOLLM) ## the same beside llama-server, which is built first (6 minutes, once)
 	@FETCHED=$(SMOLLM) sh scripts/bench-peers.sh $(BENCHFLAGS)
+
+bench-shards: build $(SMOLLM) ## shards beside the whole model; makes a random 2.4 B model first (1.4 GB, once)
+	@FETCHED=$(SMOLLM) GO=$(GO) sh scripts/bench-shards.sh
 
 dist: $(BUNDLE) ## release archives for linux, macOS and windows in dist/
 	@$(GO) run ./scripts/dist -version '$(VERSION)' -commit '$(COMMIT)' -out dist $(DISTFLAGS)

@@ -1,0 +1,72 @@
+package node
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/skein-run/skein/api"
+	"github.com/skein-run/skein/internal/config"
+)
+
+const capital = `{"model": "` + demo + `", "temperature": 0, "messages": [{"role": "user", "content": "What is the capital of France?"}]}`
+
+type answer struct {
+	Choices []struct{ Message struct{ Content string } }
+}
+
+// Every split answers over the OpenAI API with the text of the whole model.
+func TestLocalShardsAnswer(t *testing.T) {
+	whole := start(t, options(t, nil))
+	var want answer
+	if code := call(t, "POST", whole.URL()+"/v1/chat/completions", capital, &want); code != 200 {
+		t.Fatalf("whole: %d", code)
+	}
+	for _, shards := range []string{"1x1", "2x1", "1x2", "2x2"} {
+		t.Run(shards, func(t *testing.T) {
+			n := start(t, options(t, func(c *config.Serve) { c.LocalShards = shards }))
+			var got answer
+			if code := call(t, "POST", n.URL()+"/v1/chat/completions", capital, &got); code != 200 || len(got.Choices) != 1 {
+				t.Fatalf("%d, %+v", code, got)
+			}
+			// Close calls between two tokens may flip when ranks add up in
+			// another order; the capital is no close call.
+			if text := got.Choices[0].Message.Content; !strings.Contains(text, "Paris") || !strings.Contains(shards, "x2") && text != want.Choices[0].Message.Content {
+				t.Errorf("text %q, whole %q", text, want.Choices[0].Message.Content)
+			}
+			models := n.Models()
+			if len(models) != 1 || models[0].Warning != "" || models[0].Info.Layers != 4 {
+				t.Errorf("models %+v", models)
+			}
+		})
+	}
+}
+
+// A model that can't be cut so is served whole, and the answer to a load says
+// why.
+func TestRefusedIsServedWhole(t *testing.T) {
+	n := start(t, options(t, func(c *config.Serve) { c.LocalShards = "9x1" })) // the demo has 4 layers
+	var loaded api.LoadAnswer
+	if code := call(t, "POST", n.URL()+"/v1/cluster/models/load", `{"model_id": "`+demo+`"}`, &loaded); code/100 != 2 {
+		t.Fatalf("load: %d, %+v", code, loaded)
+	}
+	if !strings.Contains(loaded.Message, "served whole") || !strings.Contains(loaded.Message, "4 layers") {
+		t.Errorf("message %q does not say that it is served whole", loaded.Message)
+	}
+	var got answer
+	if code := call(t, "POST", n.URL()+"/v1/chat/completions", capital, &got); code != 200 || !strings.Contains(got.Choices[0].Message.Content, "Paris") {
+		t.Errorf("%d, %+v", code, got)
+	}
+}
+
+func TestShardSettings(t *testing.T) {
+	for want, change := range map[string]func(*config.Serve){
+		"STAGESxRANKS":       func(c *config.Serve) { c.LocalShards = "two" },
+		"say --local-shards": func(c *config.Serve) { c.On = "10.0.0.1:7700" },
+		"HOST:PORT":          func(c *config.Serve) { c.LocalShards, c.On = "2x1", "nowhere" },
+		"belong together":    func(c *config.Serve) { c.LocalShards, c.ShardTLSKey = "2x1", "key.pem" },
+	} {
+		if _, err := New(options(t, change)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
