@@ -89,9 +89,6 @@ is printed. Values with commas are for the machines in turn, one value is for al
 	fs.StringVar(&f.link, "link", "1Gbit", "`RATE` of the network in bits (1Gbit) or bytes (117MB) a second")
 	fs.StringVar(&f.latency, "latency", "0.3ms", "one way through the network for a small message, `TIME`")
 	fs.BoolVar(&f.json, "json", false, "print JSON")
-	if err := cmd.MarkFlagRequired("memory"); err != nil {
-		panic(err) // the flag is defined above
-	}
 	return cmd
 }
 
@@ -110,7 +107,7 @@ type Planned struct {
 	Context  int            `json:"context"`
 	Slots    int            `json:"slots"`
 	Machines []Machine      `json:"machines"`
-	Link     AssumedLink    `json:"link"`
+	Link     Link           `json:"link"`
 	Source   string         `json:"speeds"` // where the speeds are from
 	Plan     placement.Plan `json:"plan"`
 }
@@ -124,10 +121,28 @@ type Machine struct {
 	Step      float64 `json:"step_seconds"` // that each step costs beside
 }
 
-// AssumedLink is the network between any two machines.
-type AssumedLink struct {
+// Link is the network between any two machines.
+type Link struct {
 	LatencySeconds float64 `json:"latency_seconds"`
 	Bandwidth      float64 `json:"bytes_per_second"`
+	Source         string  `json:"source"`
+}
+
+// source says whether what the flags say was given.
+func source(cmd *cobra.Command, flags ...string) string {
+	given := 0
+	for _, f := range flags {
+		if cmd.Flags().Changed(f) {
+			given++
+		}
+	}
+	switch given {
+	case 0:
+		return "assumed"
+	case len(flags):
+		return "given"
+	}
+	return "given and assumed"
 }
 
 // exitUsage is the exit code of a mistake in the flags, as everywhere in skein.
@@ -143,8 +158,11 @@ type asked struct {
 
 // read checks the flags.
 func (f *planFlags) read(cmd *cobra.Command, entry library.Entry, model placement.Model) (asked, error) {
-	out := asked{Planned: Planned{Model: entry.Name, Context: f.context, Slots: f.slots, Source: "assumed"},
+	out := asked{Planned: Planned{Model: entry.Name, Context: f.context, Slots: f.slots},
 		sharding: placement.Sharding(f.sharding), minNodes: f.minNodes}
+	if f.memory == "" {
+		return out, errors.New("say how much memory each machine has free: --memory 8GB,16GB")
+	}
 	if f.slots < 1 || f.context < 0 || f.minNodes < 1 {
 		return out, errors.New("--slots and --min-nodes are at least 1, --context at least 0")
 	}
@@ -173,18 +191,19 @@ func (f *planFlags) read(cmd *cobra.Command, entry library.Entry, model placemen
 	if err != nil {
 		return out, err
 	}
-	out.line, out.Link = line, AssumedLink{line.Latency, line.Bandwidth}
-	if fs := cmd.Flags(); fs.Changed("bandwidth") || fs.Changed("gflops") || fs.Changed("link") || fs.Changed("latency") {
-		out.Source = "given, the rest assumed"
-	}
+	out.line, out.Link = line, Link{line.Latency, line.Bandwidth, source(cmd, "link", "latency")}
+	out.Source = source(cmd, "bandwidth", "gflops")
 	var measured *placement.Speed
 	if f.decode != 0 || f.prefill != 0 {
 		if cmd.Flags().Changed("bandwidth") || cmd.Flags().Changed("gflops") {
 			return out, errors.New("--decode and --prefill replace --bandwidth and --gflops: give one pair or the other")
 		}
+		if !(f.decode > 0) || !(f.prefill > 0) {
+			return out, errors.New("--decode and --prefill belong together: give both as tokens/s above 0")
+		}
 		v, err := placement.Calibrate(model, placement.Measured{Decode: f.decode, Prefill: f.prefill, Depth: 256, Step: min(assumedStep, 0.5/f.decode)})
 		if err != nil {
-			return out, fmt.Errorf("--decode and --prefill belong together: %w", err)
+			return out, err
 		}
 		measured, out.Source = &v, "from --decode and --prefill"
 	}
@@ -305,13 +324,15 @@ func (e Env) printPlan(p Planned) error {
 		return err
 	}
 	v := p.Plan.Predicted
-	lines := [][]string{
-		{"one stream", speed(v.Decode)},
-		{fmt.Sprintf("%d streams", p.Slots), speed(v.Aggregate)},
-		{"prompts", speed(v.Prefill)},
-		{"context", fmt.Sprintf("%d tokens in each of %d slots; NEEDS has a tenth of headroom", p.Context, p.Slots)},
-		{"speeds", fmt.Sprintf("%s: %s", p.Source, p.speeds())},
+	lines := [][]string{{"one stream", speed(v.Decode)}}
+	if p.Slots > 1 {
+		lines = append(lines, []string{fmt.Sprintf("%d streams", p.Slots), speed(v.Aggregate)})
 	}
+	lines = append(lines,
+		[]string{"prompts", speed(v.Prefill)},
+		[]string{"context", fmt.Sprintf("%d tokens a slot, slots: %d; NEEDS has a tenth of headroom", p.Context, p.Slots)},
+		[]string{"machines", p.Source + ": " + p.machines()},
+		[]string{"network", p.network()})
 	if _, err := fmt.Fprintln(e.Stdout); err != nil {
 		return fmt.Errorf("print the plan: %w", err)
 	}
@@ -328,8 +349,8 @@ func speed(v float64) string {
 	return strconv.FormatFloat(v, 'f', 1, 64) + " tokens/s predicted"
 }
 
-// speeds says what the predictions start from.
-func (p Planned) speeds() string {
+// machines says what the predictions start from.
+func (p Planned) machines() string {
 	m := p.Machines[0]
 	each := ""
 	for _, other := range p.Machines {
@@ -337,10 +358,13 @@ func (p Planned) speeds() string {
 			each = " (the first; others differ)"
 		}
 	}
-	link := time.Duration(p.Link.LatencySeconds * float64(time.Second))
 	step := time.Duration(m.Step * float64(time.Second)).Round(time.Microsecond)
-	return fmt.Sprintf("memory %s/s, %.0f Gflop/s%s, %v a step; network %s/s, %v",
-		bytesize.Format(int64(m.Bandwidth)), m.Compute/1e9, each, step, bytesize.Format(int64(p.Link.Bandwidth)), link)
+	return fmt.Sprintf("%s/s, %.0f Gflop/s, %v a step%s", bytesize.Format(int64(m.Bandwidth)), m.Compute/1e9, step, each)
+}
+
+func (p Planned) network() string {
+	return fmt.Sprintf("%s: %s/s, %v one way", p.Link.Source, bytesize.Format(int64(p.Link.Bandwidth)),
+		time.Duration(p.Link.LatencySeconds*float64(time.Second)).Round(time.Microsecond))
 }
 
 // wrap breaks lines between words.

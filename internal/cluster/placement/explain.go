@@ -71,14 +71,14 @@ func (t *table) explain(f findings) string {
 	case WayWhole:
 		say("%s fits %s whole, and one stream is fastest there: %s tokens/s.", name, best.nodes()[0], rate(p.Decode))
 	case WayPipeline:
-		say("%s goes over %d nodes as a pipeline of %s layers: %s tokens/s for one stream, %s with %d streams.",
-			name, len(best.stages), layerCounts(best.stages), rate(p.Decode), rate(p.Aggregate), t.request.Slots)
+		say("%s goes over %d nodes as a pipeline of %s layers: %s tokens/s for one stream%s.",
+			name, len(best.stages), layerCounts(best.stages), rate(p.Decode), t.together(p))
 	case WayTensor:
-		say("%s goes over %d nodes as tensor ranks of %s %s of each layer: %s tokens/s for one stream, %s with %d streams.",
-			name, best.shards(), unitCounts(best.stages[0]), "KV heads", rate(p.Decode), rate(p.Aggregate), t.request.Slots)
+		say("%s goes over %d nodes as tensor ranks, each layer shared %s: %s tokens/s for one stream%s.",
+			name, best.shards(), unitCounts(best.stages[0]), rate(p.Decode), t.together(p))
 	default:
-		say("%s goes over %d nodes as %d stages of %d ranks: %s tokens/s for one stream, %s with %d streams.",
-			name, best.shards(), len(best.stages), len(best.stages[0].seats), rate(p.Decode), rate(p.Aggregate), t.request.Slots)
+		say("%s goes over %d nodes as %d stages of %d ranks: %s tokens/s for one stream%s.",
+			name, best.shards(), len(best.stages), len(best.stages[0].seats), rate(p.Decode), t.together(p))
 	}
 	if s := t.request.Sharding; s != Auto && best.way == WayWhole {
 		why := t.request.Model.NoTensor
@@ -97,13 +97,21 @@ func (t *table) explain(f findings) string {
 		case a.Way == WayReplicas:
 			say(" Two replicas, on %s and %s, would give %s with all slots of both busy.", a.Nodes[0], a.Nodes[1], rate(a.Predicted.Aggregate))
 		default:
-			say(" As %s on %d: %s for one stream, %s with %d.", article(a.Way), len(a.Nodes), rate(a.Predicted.Decode), rate(a.Predicted.Aggregate), t.request.Slots)
+			say(" As %s on %d: %s for one stream%s.", article(a.Way), len(a.Nodes), rate(a.Predicted.Decode), t.together(a.Predicted))
 		}
 	}
 	if len(t.out) > 0 {
 		say(" Not used: %s.", t.passedOver())
 	}
 	return b.String()
+}
+
+// together tells of all slots, if there are several.
+func (t *table) together(p Prediction) string {
+	if t.request.Slots < 2 {
+		return ""
+	}
+	return fmt.Sprintf(", %s with %d at once", rate(p.Aggregate), t.request.Slots)
 }
 
 func article(w Way) string {
@@ -140,7 +148,7 @@ func layerCounts(stages []*stage) string {
 
 func unitCounts(g *stage) string {
 	var parts []string
-	for _, u := range g.units {
+	for _, u := range reduced(g.units) {
 		parts = append(parts, fmt.Sprint(u))
 	}
 	return strings.Join(parts, ":")

@@ -120,11 +120,26 @@ func (t *table) plan(c *candidate) Plan {
 		for rank, s := range g.seats {
 			spec := slice.Spec{First: g.first, End: g.end, Rank: rank}
 			if len(g.seats) > 1 {
-				spec.Parts = append([]int(nil), g.units...)
+				spec.Parts = reduced(g.units)
 			}
 			m := t.sums.memory(g.piece(rank))
 			p.Shards = append(p.Shards, Shard{Node: s.node, Device: s.device, Spec: spec, Memory: m, Reserve: headroom(m.Total), Fetch: !s.has})
 		}
 	}
 	return p
+}
+
+// reduced gives the smallest whole numbers of the same proportion.
+func reduced(units []int) []int {
+	common := 0
+	for _, n := range units {
+		for a := n; a != 0; {
+			common, a = a, common%a
+		}
+	}
+	out := make([]int, len(units))
+	for i, n := range units {
+		out[i] = n / common
+	}
+	return out
 }
