@@ -358,3 +358,34 @@ func FuzzCut(f *testing.F) {
 		}
 	})
 }
+
+// Padding is zeros in the shape of its kind, and takes nothing of the source.
+func TestPaddingIsZeros(t *testing.T) {
+	m, parts := parse(t, gguftest.Tiny{Arch: "jamba", Layers: 3, Extra: []gguf.KV{gguftest.KV("jamba.attention.head_count_kv", []uint32{0, 0, 2})}}.Bytes())
+	f, err := slice.Cut(m, slice.Spec{First: 0, End: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stage, _ := parse(t, write(t, f, parts))
+	if n, _ := stage.Uint("jamba.block_count"); n != 3 || f.Run.Capture != "l_out-1" {
+		t.Fatalf("%d layers that end at %s, want 3 and l_out-1", n, f.Run.Capture)
+	}
+	var zeros int64
+	for _, x := range stage.Tensors() {
+		if !strings.HasPrefix(x.Name, "blk.2.") {
+			continue
+		}
+		want, _ := m.Tensor(x.Name)
+		if x.Shape != want.Shape || x.Type != want.Type {
+			t.Errorf("%s is %v of %s, want %v of %s", x.Name, x.Shape, x.Type, want.Shape, want.Type)
+		}
+		b, _ := io.ReadAll(stage.Data(x))
+		if !bytes.Equal(b, make([]byte, len(b))) {
+			t.Errorf("%s is not zeros", x.Name)
+		}
+		zeros += x.Bytes
+	}
+	if zeros == 0 || f.TensorBytes()-f.SourceBytes() != zeros {
+		t.Errorf("%d bytes of padding, %d of the shard's are not of the source", zeros, f.TensorBytes()-f.SourceBytes())
+	}
+}
