@@ -39,6 +39,10 @@ type Command struct {
 	ID   string          `json:"id"`
 	Kind string          `json:"kind"`
 	Body json.RawMessage `json:"body"`
+	// Offered marks a command that was acknowledged by the losing half of a
+	// split. Decide should not refuse it but leave an entry that says why it
+	// no longer fits: nothing that was acknowledged disappears in silence.
+	Offered bool `json:"offered,omitempty"`
 }
 
 // Answer is what became of a command.

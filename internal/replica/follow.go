@@ -66,11 +66,14 @@ func (r *Replica[S]) copyFrom(ctx context.Context, node ids.Node, session ids.Se
 		if first && f.Match == nil {
 			return errors.New("the master's stream begins without a match")
 		}
-		first = false
-		grew, err := r.take(ctx, f)
+		grew, err := r.take(f)
 		if err != nil {
 			return err
 		}
+		if first && !fetch {
+			r.offers.Go(func() { r.offer(ctx) }) // what an earlier term left unanswered
+		}
+		first = false
 		if grew && !fetch {
 			r.mu.Lock()
 			last := r.log.last
@@ -89,10 +92,10 @@ func (r *Replica[S]) copyFrom(ctx context.Context, node ids.Node, session ids.Se
 
 // take carries out what a frame says about the log, and tells whether to
 // confirm.
-func (r *Replica[S]) take(ctx context.Context, f frame) (bool, error) {
+func (r *Replica[S]) take(f frame) (bool, error) {
 	grew := false
 	if f.Match != nil || f.Snapshot != nil {
-		if err := r.rewind(ctx, f); err != nil {
+		if err := r.rewind(f); err != nil {
 			return false, err
 		}
 		grew = true
@@ -109,7 +112,7 @@ func (r *Replica[S]) take(ctx context.Context, f frame) (bool, error) {
 // rewind makes this node's log a prefix of the master's: what follows Match is
 // forgotten, or all of it is replaced by a snapshot. Commands that get lost so
 // are offered to the master again.
-func (r *Replica[S]) rewind(ctx context.Context, f frame) error {
+func (r *Replica[S]) rewind(f frame) error {
 	r.mu.Lock()
 	keep := r.log.last
 	if f.Match != nil {
@@ -144,28 +147,50 @@ func (r *Replica[S]) rewind(ctx context.Context, f frame) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
-	r.offer(ctx, lost)
+	r.keep(lost)
 	return nil
 }
 
-// offer hands the commands of lost entries to the winner, in order, beside
-// the stream: an answer needs this node's confirmation in turn.
-func (r *Replica[S]) offer(ctx context.Context, lost []Entry) {
-	var commands []Command
+// keep notes the commands of lost entries.
+func (r *Replica[S]) keep(lost []Entry) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := len(r.lost)
 	for _, e := range lost {
 		if c, ok := r.opts.Machine.Undo(e); ok {
-			commands = append(commands, c)
+			c.Offered = true
+			r.lost = append(r.lost, c)
 		}
 	}
-	if len(commands) == 0 {
-		return
+	if n = len(r.lost) - n; n > 0 {
+		r.opts.Logger.Warn("two halves of the cluster met; this half's commands are offered to the master again", "commands", n)
 	}
-	r.opts.Logger.Warn("two halves of the cluster met; this half's commands are offered to the master again", "commands", len(commands))
-	r.offers.Go(func() {
-		for _, c := range commands {
-			if _, err := r.Submit(ctx, c); err != nil {
-				r.opts.Logger.Warn("a command from before the halves met no longer fits", "command_id", c.ID, "kind", c.Kind, "error", err)
-			}
+}
+
+// offer hands lost commands to the master, in order. It runs beside the
+// stream, since an answer needs this node's confirmation in turn. What is not
+// answered in this term is offered again in the next.
+func (r *Replica[S]) offer(ctx context.Context) {
+	r.offering.Lock()
+	defer r.offering.Unlock()
+	for ctx.Err() == nil {
+		r.mu.Lock()
+		if len(r.lost) == 0 {
+			r.mu.Unlock()
+			return
 		}
-	})
+		c := r.lost[0]
+		r.mu.Unlock()
+		_, err := r.Submit(ctx, c)
+		var no *Refusal
+		switch {
+		case errors.As(err, &no):
+			r.opts.Logger.Warn("a command from before the halves met no longer fits", "command_id", c.ID, "kind", c.Kind, "error", err)
+		case err != nil:
+			return
+		}
+		r.mu.Lock()
+		r.lost = r.lost[1:]
+		r.mu.Unlock()
+	}
 }

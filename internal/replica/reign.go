@@ -70,11 +70,18 @@ func (r *Replica[S]) reign(ctx context.Context, session ids.Session) {
 	r.master = t
 	r.note()
 	r.mu.Unlock()
+	defer func() {
+		t.close()
+		r.mu.Lock()
+		r.master = nil
+		r.mu.Unlock()
+	}()
 	begin := &pending{command: r.opts.Machine.Begin(session), answer: make(chan outcome, 1)}
 	t.order([]*pending{begin})
+	r.offers.Go(func() { r.offer(ctx) })
 	for {
 		select {
-		case <-t.done:
+		case <-ctx.Done():
 			return
 		case p := <-t.queue:
 			batch := []*pending{p}

@@ -15,7 +15,9 @@ import (
 // Replica is one node's copy of the state.
 type Replica[S any] struct {
 	opts   Options[S]
-	offers sync.WaitGroup // commands of a lost half on their way
+	offers sync.WaitGroup // goroutines that offer lost commands
+	// offering is held by the one that offers, so that they go in order.
+	offering sync.Mutex
 
 	term sync.Mutex // held while one term ends and the next begins
 
@@ -26,12 +28,14 @@ type Replica[S any] struct {
 	leader  ids.Session
 	live    bool // leader has a live master
 	self    bool // it is this node
+	turning bool // one term ends and the next has not begun
 	members map[ids.Node]bool
 	master  *masterTerm[S] // while this node is master and serves
 	cancel  context.CancelFunc
 	ended   chan struct{} // closed when the running term's goroutine is gone
 	changed chan struct{} // closed and replaced with every change
 	failed  error         // the disk failed; nothing more is written
+	lost    []Command     // of a half that lost, to be offered to the winner
 }
 
 // logInfo is what is known of the log without reading it.
@@ -173,11 +177,13 @@ func (r *Replica[S]) Lead(session ids.Session, live, self bool) {
 		r.mu.Unlock()
 		return
 	}
+	r.turning = true
 	r.mu.Unlock()
 	r.end()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.leader, r.live, r.self = session, live, self
+	r.leader, r.live, r.self, r.turning = session, live, self, false
+	r.note()
 	if !live || r.failed != nil {
 		return
 	}
@@ -196,16 +202,13 @@ func (r *Replica[S]) Lead(session ids.Session, live, self bool) {
 // end stops the running term and waits until it is gone. The caller holds term.
 func (r *Replica[S]) end() {
 	r.mu.Lock()
-	cancel, ended, master := r.cancel, r.ended, r.master
-	r.cancel, r.ended, r.master, r.live, r.self = nil, nil, nil, false, false
+	cancel, ended := r.cancel, r.ended
+	r.cancel, r.ended, r.live, r.self = nil, nil, false, false
 	r.mu.Unlock()
 	if cancel == nil {
 		return
 	}
 	cancel()
-	if master != nil {
-		master.close()
-	}
 	<-ended
 	r.offers.Wait()
 }
@@ -221,9 +224,10 @@ func (r *Replica[S]) Stop() {
 func (r *Replica[S]) Submit(ctx context.Context, c Command) (Answer, error) {
 	for {
 		r.mu.Lock()
-		master, leader, live, self, changed := r.master, r.leader, r.live, r.self, r.changed
+		master, leader, live, self, turning, changed := r.master, r.leader, r.live, r.self, r.turning, r.changed
 		r.mu.Unlock()
 		switch {
+		case turning: // a moment
 		case !live:
 			return Answer{}, &NoMasterError{Last: leader}
 		case master != nil:
@@ -231,7 +235,8 @@ func (r *Replica[S]) Submit(ctx context.Context, c Command) (Answer, error) {
 		case !self:
 			return r.opts.Transport.Submit(ctx, leader.Master, c)
 		}
-		// This node was elected and still gathers the others' logs.
+		// This node was elected and still gathers the others' logs, or it is
+		// between two terms.
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -244,7 +249,7 @@ func (r *Replica[S]) Submit(ctx context.Context, c Command) (Answer, error) {
 // master; it is not handed on.
 func (r *Replica[S]) Serve(ctx context.Context, c Command) (Answer, error) {
 	r.mu.Lock()
-	self, leader := r.self, r.leader
+	self, leader := r.self || r.turning, r.leader
 	r.mu.Unlock()
 	if !self {
 		return Answer{}, &NoMasterError{Last: leader}
