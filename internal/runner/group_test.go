@@ -151,9 +151,17 @@ func shardRequest(path string) wire.LoadRequest {
 }
 
 // checkGroup compares a group with the whole model: a pipeline gives the same
-// bits, ranks sums that were rounded elsewhere.
-func checkGroup(t *testing.T, path string, stages int, parts []int, limit float64) {
+// bits, ranks sums that were rounded elsewhere, which quantized products make
+// larger.
+func checkGroup(t *testing.T, path string, stages int, parts []int) {
 	t.Helper()
+	limit := 0.0
+	if len(parts) > 0 {
+		limit = 1e-6
+		if !strings.Contains(path, "-f16") {
+			limit = 1e-4
+		}
+	}
 	layers := layersOf(t, path)
 	if layers < stages {
 		t.Skipf("%d layers don't make %d stages", layers, stages)
@@ -161,7 +169,7 @@ func checkGroup(t *testing.T, path string, stages int, parts []int, limit float6
 	g, err := startGroup(t, shardRequest(path), cut(layers, stages, parts))
 	if err != nil {
 		var f *wire.Failure
-		if errors.As(err, &f) && f.Code == wire.CodeModel && strings.Contains(err.Error(), slice.ErrRefused.Error()) {
+		if errors.As(err, &f) && f.Code == wire.CodeModel && (strings.Contains(err.Error(), slice.ErrRefused.Error()) || strings.Contains(err.Error(), "can't cut")) {
 			t.Skipf("refused: %v", err)
 		}
 		t.Fatal(err)
@@ -184,10 +192,13 @@ func checkGroup(t *testing.T, path string, stages int, parts []int, limit float6
 	if len(got) != len(want) || len(want) != 18 {
 		t.Fatalf("%d rows, the whole model gave %d, want 18", len(got), len(want))
 	}
-	if e := nmse(want, got); !(e <= limit) {
+	e := nmse(want, got)
+	t.Logf("NMSE %.3g", e)
+	if !(e <= limit) {
 		t.Errorf("NMSE %.3g, at most %.3g is right", e, limit)
 	}
 	if limit > 0 {
+		g.checkDraws(info.Vocabulary)
 		return
 	}
 	for i, p := range [][]int32{ids(70, 1, info.Vocabulary), ids(20, 2, info.Vocabulary), ids(70, 1, info.Vocabulary)} {
@@ -199,17 +210,31 @@ func checkGroup(t *testing.T, path string, stages int, parts []int, limit float6
 	}
 }
 
+// checkDraws compares what the head draws from parts of rows with the best of
+// whole rows, computed in the same shapes.
+func (g *group) checkDraws(vocabulary int) {
+	g.t.Helper()
+	prompt := ids(70, 1, vocabulary)
+	req := wire.GenerateRequest{ID: 1, Prompt: prompt, Sampling: greedy(), MaxTokens: 12, IgnoreEnd: true}
+	got := g.headProc().generate(req)[1]
+	want, _, err := g.headProc().eval(wire.EvalRequest{Tokens: prompt, Prompt: len(prompt) - 1, Greedy: 12})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	if want = want[2:]; !slices.Equal(got.tokens, want) {
+		g.t.Errorf("the group draws %v, its whole rows say %v", got.tokens, want)
+	}
+}
+
 func TestGroupEqualsWhole(t *testing.T) {
 	for _, s := range []struct {
 		stages int
 		parts  []int
-		limit  float64
-	}{{1, nil, 0}, {2, nil, 0}, {3, nil, 0}, {1, []int{1, 1}, 1e-3}, {2, []int{1, 1}, 1e-3}} {
-		name := fmt.Sprintf("%dx%d", s.stages, max(1, len(s.parts)))
-		t.Run(name, func(t *testing.T) {
-			t.Run("demo", func(t *testing.T) { checkGroup(t, demoModel(t), s.stages, s.parts, s.limit) })
+	}{{1, nil}, {2, nil}, {3, nil}, {1, []int{1, 1}}, {1, []int{1, 2, 1}}, {1, []int{3, 1}}, {2, []int{1, 1}}} {
+		t.Run(fmt.Sprintf("%dx%d%v", s.stages, max(1, len(s.parts)), s.parts), func(t *testing.T) {
+			t.Run("demo", func(t *testing.T) { checkGroup(t, demoModel(t), s.stages, s.parts) })
 			for _, f := range sharedModels(t) {
-				t.Run(strings.TrimSuffix(filepath.Base(f), ".gguf"), func(t *testing.T) { checkGroup(t, f, s.stages, s.parts, s.limit) })
+				t.Run(strings.TrimSuffix(filepath.Base(f), ".gguf"), func(t *testing.T) { checkGroup(t, f, s.stages, s.parts) })
 			}
 		})
 	}
