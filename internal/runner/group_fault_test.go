@@ -92,17 +92,27 @@ func TestLostShard(t *testing.T) {
 			}
 			id := uint64(10)
 			for victim := range g.procs {
-				for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP} {
+				for k, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGKILL, syscall.SIGSTOP} {
 					limit := deadLimit
 					if sig == syscall.SIGSTOP {
 						limit = stoppedLimit
 					}
 					id++
 					long := wire.GenerateRequest{ID: id, Prompt: ids(30, int(id), info.Vocabulary), Sampling: greedy(), IgnoreEnd: true}
+					prefill := k >= 2
+					if prefill {
+						long.Prompt = ids(4000, int(id), info.Vocabulary)
+					}
 					if err := g.headProc().conn.SendJSON(wire.TypeGenerate, id, long); err != nil {
 						t.Fatal(err)
 					}
-					g.headProc().firstTokens(5)
+					if prefill { // its prompt takes many times as long as this answer
+						if err := g.headProc().call(wire.TypeStats, struct{}{}, &wire.Stats{}); err != nil {
+							t.Fatal(err)
+						}
+					} else {
+						g.headProc().firstTokens(5)
+					}
 					dead := g.procs[victim]
 					begin := time.Now()
 					if err := dead.cmd.Process.Signal(sig); err != nil {
