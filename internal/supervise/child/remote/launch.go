@@ -96,6 +96,9 @@ func join(conn net.Conn, address string) *child.Child {
 		Stdin: inW, Stdout: outR, Stderr: errR,
 		Wait: func() string { return <-ended },
 		Kill: func() error {
+			// As with a process, its end must not wait for whoever reads it.
+			_ = outW.Close()
+			_ = errW.Close()
 			if err := conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 				return err
 			}

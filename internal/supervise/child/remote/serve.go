@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/skein-run/skein/internal/runner/wire"
@@ -103,29 +104,29 @@ type session struct {
 	toKid  *wire.Conn // writes only
 	toNode *wire.Conn // likewise
 
+	over atomic.Bool // the program is reaped: what its pipes say is no fault
+
 	mu    sync.Mutex // guards loads
 	loads map[uint64]bool
 }
 
 func (p *session) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+	wanted, cancel := context.WithCancel(ctx)
 	var fromNode, fromKid sync.WaitGroup
 	inR, inW := io.Pipe()
 	fromNode.Go(func() {
 		err := p.receive(inW)
 		_ = inW.CloseWithError(err) // nil is an end of the stream
-		if err != nil {
-			cancel() // a model that is being fetched is of no use any more
-		}
+		cancel()                    // a model that is being fetched is of no use any more
 	})
 	var inErr error
 	fromNode.Go(func() {
-		inErr = p.forward(ctx, inR)
+		inErr = p.forward(wanted, inR)
 		_ = inR.CloseWithError(io.ErrClosedPipe)
 		_ = p.kid.Stdin.Close() // its end is the program's sign to leave
 	})
 	fromKid.Go(func() {
-		if err := p.back(); err != nil {
+		if err := p.back(); err != nil && !p.over.Load() {
 			_ = p.conn.Close() // the coordinator takes the program for dead, and so will we
 		}
 	})
@@ -143,6 +144,7 @@ func (p *session) run(ctx context.Context) error {
 	case <-ctx.Done():
 		status = p.end(gone)
 	}
+	p.over.Store(true)
 	cancel()
 	// The last words; whoever inherited the pipes must not hold us up.
 	force := time.AfterFunc(p.grace(), p.closeOutputs)
