@@ -91,7 +91,7 @@ func Input(ids []int32, vocabulary, positions, context int, random *rand.Rand) (
 }
 
 // Refer has the whole model compute an input twice: its prompt at once, and
-// token by token, which tells the library's own noise.
+// token by token, which is one measure of the library's own noise.
 func Refer(ctx context.Context, whole Evaluator, in wire.EvalRequest) (*Reference, error) {
 	r := &Reference{}
 	tokens := slices.Clone(in.Tokens[:in.Prompt-1])
@@ -117,6 +117,26 @@ func Refer(ctx context.Context, whole Evaluator, in wire.EvalRequest) (*Referenc
 	}
 	r.noise, err = compare(r.rows, again[len(again)-len(r.rows):], 0)
 	return r, err
+}
+
+// Again has the whole model compute the input with other kernels of the same
+// library. The noise is the larger of this measure and the one of Refer: on
+// some processors the kernels for one token and for many round alike, and a
+// model may hardly feel one of them.
+func (r *Reference) Again(ctx context.Context, other Evaluator) error {
+	rows, err := collect(ctx, other, r.request)
+	if err != nil {
+		return fmt.Errorf("the whole model, by other kernels: %w", err)
+	}
+	d, err := compare(r.rows, rows, 0)
+	if err != nil {
+		return fmt.Errorf("the whole model, by other kernels: %w", err)
+	}
+	if !(d.nmse() <= r.noise.nmse()) {
+		r.noise.square, r.noise.size = d.square, d.size
+	}
+	r.noise.largest = max(r.noise.largest, d.largest)
+	return nil
 }
 
 // Tokens is the length of the input, the whole model's own choices included.

@@ -185,3 +185,48 @@ func TestCheckFailures(t *testing.T) {
 		t.Errorf("missing rows: %v, %+v", err, report)
 	}
 }
+
+// TestAgain: the noise is the larger of the two measures, and an error of the
+// other kernels is no verdict.
+func TestAgain(t *testing.T) {
+	in, err := Input(nil, 128, 20, 256, rand.New(rand.NewPCG(1, 0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sharded := func() *model { return &model{off: 0.01} }
+	for name, c := range map[string]struct {
+		other *model
+		want  string
+	}{
+		"as exact":   {&model{}, Wrong},
+		"as distant": {&model{off: 0.02}, Right},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, err := Refer(t.Context(), &model{}, in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Again(t.Context(), c.other); err != nil {
+				t.Fatal(err)
+			}
+			report := Report{Ranks: 2, Stages: 1}
+			if err := r.Judge(t.Context(), sharded(), Quantized, &report); err != nil {
+				t.Fatal(err)
+			}
+			if report.Verdict != c.want {
+				t.Errorf("%+v, want %s", report, c.want)
+			}
+		})
+	}
+	r, err := Refer(t.Context(), &model{noise: 0.5}, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := r.noise.nmse()
+	if err := r.Again(t.Context(), &model{}); err != nil || r.noise.nmse() != before {
+		t.Errorf("the larger measure %g became %g, %v", before, r.noise.nmse(), err)
+	}
+	if err := r.Again(t.Context(), &model{err: errors.New("no such kernel")}); err == nil || !strings.Contains(err.Error(), "no such kernel") {
+		t.Errorf("%v", err)
+	}
+}

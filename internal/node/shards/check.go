@@ -90,6 +90,24 @@ func contextFor(o shards.CheckOptions, trained int) int {
 // refer has the whole model compute the input, in a runner that is gone when
 // the shards start: a model may be larger than half of the memory.
 func (h *Host) refer(ctx context.Context, o shards.CheckOptions, r Request, trained int) (*shards.Reference, error) {
+	reference, err := h.first(ctx, o, r, trained)
+	if err != nil {
+		return nil, err
+	}
+	r.Load.PlainAttention = true
+	whole, err := h.whole(o.Model, r.Engine, r.Load, r.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	defer whole.Stop(context.WithoutCancel(ctx))
+	if err := whole.Wait(ctx); err != nil {
+		return nil, fmt.Errorf("the whole model, by other kernels: %w", err)
+	}
+	return reference, reference.Again(ctx, whole)
+}
+
+// first has the whole model compute the input by its usual kernels.
+func (h *Host) first(ctx context.Context, o shards.CheckOptions, r Request, trained int) (*shards.Reference, error) {
 	whole, err := h.whole(o.Model, r.Engine, r.Load, r.Bytes)
 	if err != nil {
 		return nil, err

@@ -62,6 +62,7 @@ const (
 	lazyModeOff       = 0
 	lazyModeAuto      = 1
 	flashAttnAuto     = -1
+	flashAttnOff      = 0
 	unspecified       = -1
 	attrControl       = 1 << 3
 	deviceTypeCPU     = 0

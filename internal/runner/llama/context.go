@@ -14,6 +14,9 @@ type ContextOptions struct {
 	Threads     int
 	Unified     bool // one buffer for all sequences instead of one each
 	SWAFull     bool // sliding-window layers keep the whole context
+	// PlainAttention computes attention by the library's plain kernels instead
+	// of its flash ones: the same result, rounded otherwise.
+	PlainAttention bool
 	// Outputs is the most items of one Decode that are outputs; 0: one a
 	// sequence. Their logits lie in memory, a row each.
 	Outputs int
@@ -66,6 +69,9 @@ func (m *Model) NewContext(o ContextOptions) (*Context, error) {
 	}
 	p.kvUnified = cbool(o.Unified)
 	p.swaFull = cbool(o.SWAFull)
+	if o.PlainAttention {
+		p.flashAttn = flashAttnOff
+	}
 	positions := 1
 	if o.Hooks != nil {
 		positions = max(positions, o.Hooks.Positions)

@@ -62,6 +62,10 @@ type LoadRequest struct {
 	VocabOnly    bool     `json:"vocab_only"`    // tokenizer only; Generate is refused
 	PrefixReuse  string   `json:"prefix_reuse"`  // exact (default) | longest | off
 	PendingLimit int      `json:"pending_limit"` // requests that may wait for a slot; more are refused
+	// PlainAttention avoids the library's flash attention kernels: the same
+	// results, rounded otherwise. Comparing the two tells how far the library is
+	// from itself on a model.
+	PlainAttention bool `json:"plain_attention,omitempty"`
 	// Shard makes the runner one shard of the model; nil: the whole of it.
 	Shard *ShardSpec `json:"shard,omitempty"`
 }
