@@ -52,31 +52,31 @@ type Node struct {
 type Device struct {
 	// ID is "" for the host's own memory, also when an accelerator shares it;
 	// else an accelerator with memory of its own ("CUDA0").
-	ID    string
-	Total int64 // bytes
+	ID    string `json:"id"`
+	Total int64  `json:"total"` // bytes
 	// Available is what the machine measures as free or easily freed, bytes.
-	Available int64
+	Available int64 `json:"available"`
 	// Reserved is what this node's shards have been promised in all, bytes;
 	// Pending is the part of it that is not allocated yet, and so is still
 	// measured as available.
-	Reserved int64
-	Pending  int64
-	Speed    Speed
+	Reserved int64 `json:"reserved"`
+	Pending  int64 `json:"pending"`
+	Speed    Speed `json:"speed"`
 }
 
 // Speed is how fast a device computes, as Calibrate gets it from measurement.
 type Speed struct {
-	Bandwidth float64 // bytes/s at which weights and caches are read in decoding
-	Compute   float64 // flop/s of prompt chunks
+	Bandwidth float64 `json:"bandwidth"` // bytes/s at which weights and caches are read in decoding
+	Compute   float64 `json:"compute"`   // flop/s of prompt chunks
 	// Batch is flop/s of each further stream in a decode batch; 0: as Compute.
-	Batch float64
-	Step  float64 // s that each step costs beside that: sampling, threads, frames
+	Batch float64 `json:"batch"`
+	Step  float64 `json:"step"` // s that each step costs beside that: sampling, threads, frames
 }
 
 // Line is how fast bytes travel between two nodes.
 type Line struct {
-	Latency   float64 // s, one way, of a small message from program to program
-	Bandwidth float64 // bytes/s
+	Latency   float64 `json:"latency"`   // s, one way, of a small message from program to program
+	Bandwidth float64 `json:"bandwidth"` // bytes/s
 }
 
 func (l Line) seconds(bytes float64) float64 { return l.Latency + bytes/l.Bandwidth }

@@ -11,48 +11,48 @@ import (
 // Model is what placement needs to know of a model: sizes layer by layer, and
 // how it may be cut. It is plain data of a few KB. Package profile makes one.
 type Model struct {
-	Name   string
-	Layers []Layer
+	Name   string  `json:"name"`
+	Layers []Layer `json:"layers"`
 	// Embedding is the width of a hidden state, elements; Vocabulary tokens.
-	Embedding  int
-	Vocabulary int
-	Window     int // tokens of sliding-window layers, 0: none
+	Embedding  int `json:"embedding"`
+	Vocabulary int `json:"vocabulary"`
+	Window     int `json:"window"` // tokens of sliding-window layers, 0: none
 
 	// Whole is what the model has outside its layers when it is not cut, Every
 	// what each shard has outside them, First what the first stage has beside
 	// that and Head what the last one has, all in bytes of weights.
-	Whole int64
-	Every int64
-	First int64
-	Head  Part
+	Whole int64 `json:"whole"`
+	Every int64 `json:"every"`
+	First int64 `json:"first"`
+	Head  Part  `json:"head"`
 	// HeadRead is what one token reads of the output head.
-	HeadRead Part
+	HeadRead Part `json:"head_read"`
 
 	// Lacking is what a stage has beside its own layers if none of them is of
 	// the entry's kind: an empty layer, since the library wants one of each.
 	// Invariant: no more than the smallest real layer of that kind.
-	Lacking []Layer
+	Lacking []Layer `json:"lacking"`
 	// Padding is what every stage may have beside that. Its Cell counts as
 	// that of a plain layer.
-	Padding Layer
+	Padding Layer `json:"padding"`
 
 	// NoPipeline and NoTensor say why the model must not be cut that way; "":
 	// it may be.
-	NoPipeline string
-	NoTensor   string
+	NoPipeline string `json:"no_pipeline"`
+	NoTensor   string `json:"no_tensor"`
 	// Least is, for each first layer, the smallest end that a stage may have;
 	// 0: no stage begins there. It never falls where it is not 0. nil: any
 	// stage of one layer or more.
-	Least []int
+	Least []int `json:"least"`
 	// Units is how many equal pieces the ranks of a stage can share out: whole
 	// KV heads. Ranks get whole units, in any proportion.
-	Units int
+	Units int `json:"units"`
 }
 
 // Part is an amount of which ranks keep Shared whole and share out Cut.
 type Part struct {
-	Shared int64
-	Cut    int64
+	Shared int64 `json:"shared"`
+	Cut    int64 `json:"cut"`
 }
 
 // Sum is the whole amount.
@@ -68,16 +68,16 @@ func (p Part) of(units, all int) int64 {
 
 // Layer is one layer of a model.
 type Layer struct {
-	Weights Part    // bytes
-	Read    Part    // bytes that one token reads: of experts, those it is sent to
-	Flops   float64 // of one token
-	Cell    Part    // KV cache, bytes a token
+	Weights Part    `json:"weights"` // bytes
+	Read    Part    `json:"read"`    // bytes that one token reads: of experts, those it is sent to
+	Flops   float64 `json:"flops"`   // of one token
+	Cell    Part    `json:"cell"`    // KV cache, bytes a token
 	// Windowed layers keep a window of tokens only.
-	Windowed bool
-	State    Part // recurrent state, bytes a slot
-	Scratch  Part // compute memory, bytes a token of a batch
+	Windowed bool `json:"windowed"`
+	State    Part `json:"state"`   // recurrent state, bytes a slot
+	Scratch  Part `json:"scratch"` // compute memory, bytes a token of a batch
 	// Reductions is how many sums over the ranks the layer ends in.
-	Reductions int
+	Reductions int `json:"reductions"`
 }
 
 // Kind is what the library tells layers apart by: which caches they have.
