@@ -55,12 +55,15 @@ func appendHandshake(b []byte, kind Kind, body []byte) []byte {
 // readHandshake reads a preamble and a frame.
 func readHandshake(r io.Reader) (frame, error) {
 	var b [preambleSize]byte
-	if _, err := io.ReadFull(r, b[:]); err != nil {
+	n, err := io.ReadFull(r, b[:])
+	// A TLS handshake, or a short alert against what this side has said.
+	if n >= 2 && (b[0] == 0x15 || b[0] == 0x16) && b[1] == 3 {
+		return frame{}, errors.New("the other side speaks TLS, this one has no certificate; give all shards of a group theirs")
+	}
+	if err != nil {
 		return frame{}, fmt.Errorf("no greeting: %w", err)
 	}
 	switch version := binary.LittleEndian.Uint16(b[len(magic):]); {
-	case b[0] == 0x16 && b[1] == 3:
-		return frame{}, errors.New("the other side speaks TLS, this one has no certificate; give all shards of a group theirs")
 	case string(b[:len(magic)]) != magic:
 		return frame{}, fmt.Errorf("the other side is no shard: it began with %q", b)
 	case version != Version:
@@ -97,6 +100,9 @@ func secure(ctx context.Context, c net.Conn, config *tls.Config, client bool) (n
 	if err := t.HandshakeContext(ctx); err != nil {
 		var record tls.RecordHeaderError
 		if errors.As(err, &record) {
+			if record.Conn != nil { // a caller without TLS can be told; the cause is reported here either way
+				_, _ = c.Write(appendHandshake(nil, kindRefusal, marshal(refusal{Cause: "it speaks TLS only, the caller has no certificate; give all shards of a group theirs"})))
+			}
 			return nil, fmt.Errorf("TLS: the other side speaks none; give all shards of a group certificates: %w", err)
 		}
 		return nil, fmt.Errorf("TLS: %w", err)

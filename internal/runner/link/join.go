@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -173,8 +174,9 @@ func (l *Listener) connect(ctx context.Context, o Options) (fast, bulk []net.Con
 					notes = append(notes, c.err.Error())
 				}
 			case lane[c.peer] != nil:
-				_ = c.conn.Close()
-				err = fmt.Errorf("shard %d called twice", c.peer)
+				// It calls again, so it has lost the first one.
+				_ = lane[c.peer].Close()
+				lane[c.peer] = c.conn
 			default:
 				lane[c.peer] = c.conn
 				missing--
@@ -212,8 +214,22 @@ func missingError(o Options, fast, bulk []net.Conn, notes []string, cause error)
 	return fmt.Errorf("no connection with shard %s: %w%s", strings.Join(missing, ", "), cause, text)
 }
 
-// retry is how long a caller waits for a shard that is still in an older epoch.
+// retry is how long a caller waits for a shard that is not yet in its epoch.
 const retry = 50 * time.Millisecond
+
+// early says that the other side may welcome the caller later: it is still in
+// another epoch, or left that one while it listened.
+func early(err error) bool {
+	var r refusal
+	var op *net.OpError
+	switch {
+	case errors.As(err, &r):
+		return r.Early
+	case errors.As(err, &op):
+		return (op.Op == "read" || op.Op == "write") && !op.Timeout()
+	}
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
 
 // call makes one connection to a shard of a larger index.
 // It notes once why it has to wait.
@@ -237,8 +253,7 @@ func call(ctx context.Context, o Options, to int, bulk bool, note func(error)) (
 			return greeted, nil
 		}
 		_ = raw.Close() // err says more
-		var r refusal
-		if !errors.As(err, &r) || !r.Early {
+		if !early(err) {
 			return nil, err
 		}
 		if first {

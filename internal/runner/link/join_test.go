@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/skein-run/skein/internal/nettest"
 )
 
 func mustMention(t *testing.T, err error, words ...string) {
@@ -56,7 +58,7 @@ func TestStrangers(t *testing.T) {
 		{name: "another size", called: func(o *Options) { o.Addresses = append(o.Addresses[:2:2], o.Addresses[0]) }, says: "this group has 3 shards, not 2", hears: "this group has 3 shards, not 2"},
 		{name: "another precision", called: func(o *Options) { o.HalfPrecision = true }, says: "one side sends f16", hears: "one side sends f16"},
 		{name: "TLS at one", caller: func(o *Options) { o.TLS = ca.config(t) }, says: "TLS: the other side speaks none", hears: "the other side speaks TLS"},
-		{name: "TLS at the other", called: func(o *Options) { o.TLS = ca.config(t) }, says: "", hears: "TLS: the other side speaks none"},
+		{name: "TLS at the other", called: func(o *Options) { o.TLS = ca.config(t) }, says: "it speaks TLS only", hears: "TLS: the other side speaks none"},
 		{name: "another authority", caller: func(o *Options) { o.TLS = ca.config(t) }, called: func(o *Options) { o.TLS = other.config(t) }, says: "unknown authority", hears: ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -218,5 +220,23 @@ func TestEarlyCaller(t *testing.T) {
 	defer m.Close()
 	if other := <-first; other != nil {
 		other.Close()
+	}
+}
+
+// TestLostGreeting: the first call ends before it was understood, as when the
+// called one gives up an older epoch just then.
+func TestLostGreeting(t *testing.T) {
+	listeners, addresses := two(t)
+	r, err := nettest.NewRelay(addresses[1], nettest.Path{Tamper: nettest.Truncate(nettest.Direction{Connection: 0}, 3)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	addresses[1] = r.Addr()
+	for i, m := range joinAll(t, listeners, addresses, nil) {
+		if err := m.Err(); err != nil {
+			t.Errorf("shard %d: %v", i, err)
+		}
+		defer m.Close()
 	}
 }

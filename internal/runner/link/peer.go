@@ -36,13 +36,11 @@ type peer struct {
 	stored int // bytes in boxes
 
 	// Of the goroutine that receives.
-	buf        []byte // from the fast lane; [r:w] is not yet looked at
-	r, w       int
-	received   uint32               // frames received on the fast lane
-	reduces    uint64               // exchanges done with this peer
-	sink       func(f *frame) taken // takes pieces of an all-reduce out of turn
-	incoming   int                  // pieces of the exchange that are still to come
-	fastBroken error
+	buf      []byte // from the fast lane; [r:w] is not yet looked at
+	r, w     int
+	received uint32               // frames received on the fast lane
+	reduces  uint64               // exchanges done with this peer
+	sink     func(f *frame) taken // takes pieces of an all-reduce out of turn
 
 	out     sync.Mutex // guards the following
 	pending []byte     // for the fast lane
