@@ -16,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/skein-run/skein/internal/cli"
+	"github.com/skein-run/skein/internal/cli/shardcmd"
 	"github.com/skein-run/skein/internal/gguf/gguftest"
 	"github.com/skein-run/skein/internal/home"
 	"github.com/skein-run/skein/internal/interrupt"
@@ -61,6 +62,7 @@ func program() {
 				return nil
 			}}, nil
 		},
+		Shards: func(cli.ShardOptions) (shardcmd.Host, error) { return fakeShards{}, nil },
 		Runner: func(_ context.Context, args []string) int {
 			fmt.Println("runner", args)
 			return 7

@@ -1,6 +1,7 @@
 package shardcmd
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -26,6 +27,9 @@ Ctrl-C ends the shards that run here.`,
   skein shard serve --listen 10.0.0.2:7700 --tls-cert me.pem --tls-key me.key --tls-ca ca.pem`,
 		Args: exact(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.Listen == "" {
+				return &ExitError{Code: CodeError, Err: errors.New("say where to listen: --listen HOST:PORT, such as 127.0.0.1:0")}
+			}
 			if err := checkFiles(o.Certificate, o.Key, o.CA); err != nil {
 				return err
 			}
@@ -49,8 +53,5 @@ Ctrl-C ends the shards that run here.`,
 	fs.StringVar(&o.CA, "tls-ca", "", "authority of the certificates that may connect; PEM `FILE`")
 	fs.BoolVar(&o.InsecureNoAuth, "insecure-no-auth", false, "listen on any address without TLS")
 	fs.StringVar(&o.EngineDir, "engine-dir", "", "look for the llama.cpp libraries in `DIR` only [SKEIN_ENGINE_DIR]")
-	if err := cmd.MarkFlagRequired("listen"); err != nil {
-		panic(err) // the flag is defined above
-	}
 	return cmd
 }
