@@ -53,7 +53,7 @@ var bookMachine = Machine[book]{
 		b.Done[ev.Command.ID] = ev.Word
 		return b
 	},
-	Decide: func(b book, c Command) ([]byte, json.RawMessage, error) {
+	Decide: func(b book, c Command, _ ids.Session) ([][]byte, json.RawMessage, error) {
 		ev := bookEvent{Command: c}
 		if c.Kind == "begin" {
 			if err := json.Unmarshal(c.Body, &ev.Term); err != nil {
@@ -71,7 +71,7 @@ var bookMachine = Machine[book]{
 			}
 		}
 		data, err := json.Marshal(ev)
-		return data, json.RawMessage(`"ok"`), err
+		return [][]byte{data}, json.RawMessage(`"ok"`), err
 	},
 	Undo: func(e Entry) (Command, bool) {
 		var ev bookEvent

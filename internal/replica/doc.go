@@ -75,10 +75,10 @@ var ErrUnconfirmed = errors.New("the command was not confirmed in time; ask for 
 type Machine[S any] struct {
 	// Apply is total and deterministic.
 	Apply func(S, Entry) S
-	// Decide turns a command into an entry's data, against the state in which
-	// all earlier commands are applied. A *Refusal is its no. Data of nil
-	// means that nothing changes: the result is answered at once.
-	Decide func(S, Command) (data []byte, result json.RawMessage, err error)
+	// Decide turns a command into the data of entries that are written together,
+	// against the state in which all earlier commands are applied. A *Refusal is
+	// its no. Without data nothing changes, and the result stands for itself.
+	Decide func(S, Command, ids.Session) (data [][]byte, result json.RawMessage, err error)
 	// Undo gives the command of an entry that lost a split, to be offered to
 	// the winner; false if the entry needs no offer.
 	Undo func(Entry) (Command, bool)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/skein-run/skein/internal/ids"
@@ -157,7 +158,8 @@ func (r *Replica[S]) keep(lost []Entry) {
 	defer r.mu.Unlock()
 	n := len(r.lost)
 	for _, e := range lost {
-		if c, ok := r.opts.Machine.Undo(e); ok {
+		c, ok := r.opts.Machine.Undo(e)
+		if ok && !slices.ContainsFunc(r.lost, func(x Command) bool { return x.ID == c.ID }) { // one command may have several entries
 			c.Offered = true
 			r.lost = append(r.lost, c)
 		}

@@ -191,15 +191,15 @@ func (t *masterTerm[S]) order(batch []*pending) {
 	var entries []Entry
 	var ordered []*pending
 	for _, p := range batch {
-		data, result, err := m.Decide(state, p.command)
+		data, result, err := m.Decide(state, p.command, t.session)
 		if err != nil {
 			p.answer <- outcome{err: err}
 			continue
 		}
 		p.result, p.index = result, last
-		if data != nil {
+		for _, d := range data {
 			last++
-			e := Entry{Index: last, Session: t.session, Data: data}
+			e := Entry{Index: last, Session: t.session, Data: d}
 			p.index = last
 			state = m.Apply(state, e)
 			entries = append(entries, e)
