@@ -1,0 +1,250 @@
+package master
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/skein-run/skein/internal/cluster/election"
+	"github.com/skein-run/skein/internal/ids"
+)
+
+// Storage keeps small values; store.Log is one.
+type Storage interface {
+	Get(name string) ([]byte, error)
+	Put(name string, value []byte) error
+}
+
+// durableName is under which the clock of elections is kept.
+const durableName = "election"
+
+// Options make an Elector.
+type Options struct {
+	ID        ids.Node
+	Candidate bool
+	Force     bool
+	Storage   Storage
+	// Send delivers a status to a peer. Those to one peer are sent one after
+	// the other, so that they arrive in order.
+	Send func(ctx context.Context, to ids.Node, s election.Status) error
+	// Changed is told who leads. It is called from one goroutine, and the
+	// election goes on while it runs: only the latest outcome is told.
+	Changed func(election.Leader)
+	// Timeout ends a campaign that somebody does not answer; 0: the default.
+	Timeout time.Duration
+	// Grace is how long a node that starts waits to hear of a master.
+	Grace  time.Duration
+	Logger *slog.Logger
+}
+
+// Elector runs one node's election machine.
+type Elector struct {
+	opts Options
+	m    *election.Machine // owned by run
+
+	inbox chan func(now time.Time)
+	stop  context.CancelFunc
+	ctx   context.Context
+	wg    sync.WaitGroup
+
+	peers map[ids.Node]*outbox // owned by run
+
+	mu     sync.Mutex // guards leader
+	leader election.Leader
+	news   chan struct{} // capacity 1: leader changed
+}
+
+// outbox sends to one peer, in order.
+type outbox struct {
+	queue chan election.Status
+	stop  context.CancelFunc
+}
+
+// Start reads the clock from disk and takes part until Stop.
+func Start(o Options) (*Elector, error) {
+	if o.Storage == nil || o.Send == nil || o.Changed == nil || o.Logger == nil {
+		return nil, errors.New("elector: an option is missing")
+	}
+	if o.Timeout == 0 {
+		o.Timeout = election.DefaultTimeout
+	}
+	cfg := election.Config{ID: o.ID, Candidate: o.Candidate, Force: o.Force, Timeout: o.Timeout, Grace: o.Grace}
+	b, err := o.Storage.Get(durableName)
+	if err != nil {
+		return nil, fmt.Errorf("read the clock of elections: %w", err)
+	}
+	if b != nil {
+		if err := json.Unmarshal(b, &cfg.Durable); err != nil {
+			return nil, fmt.Errorf("read the clock of elections: %w", err)
+		}
+	}
+	m, err := election.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	e := &Elector{opts: o, m: m, inbox: make(chan func(time.Time), 256), ctx: ctx, stop: cancel, peers: map[ids.Node]*outbox{}, news: make(chan struct{}, 1)}
+	e.wg.Go(e.run)
+	e.wg.Go(e.tell)
+	return e, nil
+}
+
+// Stop ends the node's part. It says no good-bye: its peers' meshes do.
+func (e *Elector) Stop() {
+	e.stop()
+	e.wg.Wait()
+}
+
+// Leader is the last outcome.
+func (e *Elector) Leader() election.Leader {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.leader
+}
+
+// Member tells that a peer is alive, or is no more.
+func (e *Elector) Member(peer ids.Node, alive bool) {
+	e.do(func(now time.Time) {
+		if alive {
+			if e.peers[peer] == nil {
+				e.open(peer)
+			}
+			e.m.Join(peer, now)
+			return
+		}
+		e.m.Leave(peer, now)
+		if o := e.peers[peer]; o != nil {
+			o.stop()
+			delete(e.peers, peer)
+		}
+	})
+}
+
+// Receive takes a status from a peer.
+func (e *Elector) Receive(s election.Status) {
+	e.do(func(now time.Time) { e.m.Step(s, now) })
+}
+
+// Seen tells the highest applied event.
+func (e *Elector) Seen(event uint64) {
+	e.do(func(time.Time) { e.m.Seen(event) })
+}
+
+// Promote begins the election that makes a node master, or says why it can't be.
+func (e *Elector) Promote(ctx context.Context, target ids.Node) error {
+	asked := make(chan error, 1)
+	e.do(func(now time.Time) { asked <- e.m.Promote(target, now) })
+	select {
+	case err := <-asked:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-e.ctx.Done():
+		return errors.New("promote: this node stops")
+	}
+}
+
+func (e *Elector) do(f func(now time.Time)) {
+	select {
+	case e.inbox <- f:
+	case <-e.ctx.Done():
+	}
+}
+
+// run owns the machine.
+func (e *Elector) run() {
+	e.m.Start(time.Now())
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		e.drain()
+		wait := time.Hour
+		if at, ok := e.m.Deadline(); ok {
+			wait = time.Until(at)
+		}
+		timer.Reset(max(0, wait))
+		select {
+		case <-e.ctx.Done():
+			return
+		case f := <-e.inbox:
+			f(time.Now())
+		case <-timer.C:
+			e.m.Tick(time.Now())
+		}
+	}
+}
+
+// drain carries out what the machine wants, in its order.
+func (e *Elector) drain() {
+	r := e.m.Ready()
+	if r.Durable != nil {
+		b, err := json.Marshal(r.Durable)
+		if err == nil {
+			err = e.opts.Storage.Put(durableName, b)
+		}
+		if err != nil {
+			// Going on is safe while this process lives; after a restart the
+			// node may be answered with a newer clock once more.
+			e.opts.Logger.Error("the clock of elections could not be written", "error", err)
+		}
+	}
+	for _, msg := range r.Messages {
+		o := e.peers[msg.To]
+		if o == nil {
+			continue // it left meanwhile
+		}
+		select {
+		case o.queue <- msg.Status:
+		default:
+			e.opts.Logger.Warn("a peer does not take election messages", "node", msg.To)
+		}
+	}
+	if r.Leader != nil {
+		e.mu.Lock()
+		e.leader = *r.Leader
+		e.mu.Unlock()
+		select {
+		case e.news <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (e *Elector) open(peer ids.Node) {
+	ctx, cancel := context.WithCancel(e.ctx)
+	o := &outbox{queue: make(chan election.Status, 64), stop: cancel}
+	e.peers[peer] = o
+	e.wg.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case s := <-o.queue:
+				call, cancel := context.WithTimeout(ctx, 2*e.opts.Timeout)
+				err := e.opts.Send(call, peer, s)
+				cancel()
+				if err != nil && ctx.Err() == nil {
+					e.opts.Logger.Debug("an election message did not arrive", "node", peer, "error", err)
+				}
+			}
+		}
+	})
+}
+
+// tell hands outcomes to Changed.
+func (e *Elector) tell() {
+	for {
+		select {
+		case <-e.ctx.Done():
+			return
+		case <-e.news:
+			l := e.Leader()
+			e.opts.Logger.Info("election", "session", l.Session.String(), "master_alive", l.Live, "this_node", l.Self)
+			e.opts.Changed(l)
+		}
+	}
+}
