@@ -72,7 +72,8 @@ var bans = []ban{
 		why: "a failed assertion of the library ends its process, so only the child process may load it"},
 	{who: []string{"..."}, except: []string{"cmd/skein", "internal/node/..."}, what: []string{"internal/runner"},
 		why: "the runner is a child process; a node speaks to it over runner/wire, and only a main program becomes one"},
-	{who: []string{"..."}, except: []string{"cmd/skein"}, what: []string{"internal/node/..."},
+	// The root's own parts know each other.
+	{who: []string{"..."}, except: []string{"cmd/skein", "internal/node/..."}, what: []string{"internal/node/..."},
 		why: "the composition root knows everything, so nothing may know it"},
 	{who: []string{"internal/cli/..."}, what: []string{"internal/httpapi/...", "internal/worker/...", "internal/master/...", "internal/dashboard/...", "internal/supervise/...", "internal/mesh/..."},
 		why: "a command talks to a cluster only through package client, as any other program could"},

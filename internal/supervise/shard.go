@@ -20,28 +20,21 @@ var ErrNoProcess = errors.New("the runner does not run")
 // to the process that is there now and to no later one: ErrNoProcess without.
 // A refusal is a *wire.Failure, a death meanwhile a *Crash.
 func (r *Runner) Connect(ctx context.Context, req wire.ConnectRequest) error {
-	if _, err := r.now(ctx, wire.TypeConnect, req, nil); err != nil {
-		return fmt.Errorf("connect: %w", err)
-	}
-	return nil
+	_, err := r.now(ctx, wire.TypeConnect, req, nil)
+	return err
 }
 
 // Ping asks the process that is there now for a sign of life.
 func (r *Runner) Ping(ctx context.Context) error {
-	if _, err := r.now(ctx, wire.TypeStats, nil, nil); err != nil {
-		return fmt.Errorf("ping: %w", err)
-	}
-	return nil
+	_, err := r.now(ctx, wire.TypeStats, nil, nil)
+	return err
 }
 
-// now is a request with a JSON body to the process that is there now.
+// now is a request with a JSON body (null without one) to the process that is there now.
 func (r *Runner) now(ctx context.Context, t wire.Type, req any, before func(wire.Frame) error) (wire.Frame, error) {
-	var body []byte
-	if req != nil {
-		var err error
-		if body, err = json.Marshal(req); err != nil {
-			return wire.Frame{}, fmt.Errorf("encode request: %w", err)
-		}
+	body, err := json.Marshal(req)
+	if err != nil {
+		return wire.Frame{}, fmt.Errorf("encode request: %w", err)
 	}
 	r.mu.Lock()
 	p := r.current

@@ -56,9 +56,7 @@ type Options struct {
 	CrashWindow time.Duration // 2 min
 	LoadCrashes int           // so many crashes in a row before ready are one too; 2
 
-	// Launch starts the process; nil: child.Start. A runner on another machine
-	// comes from package remote, tests put one in memory in its place. It gets
-	// a context that ends with Stop.
+	// Launch starts the process, nil: child.Start. Its context ends with Stop.
 	Launch Launch
 	// Broken is told when the runner, a shard, cannot reach its group any more.
 	// It runs in the process's reader and must not block. Optional.
