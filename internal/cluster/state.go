@@ -296,3 +296,6 @@ func without[K comparable, V any](m map[K]V, k K) map[K]V {
 	delete(out, k)
 	return out
 }
+
+// Before tells that a phase comes before another in a shard's way to Ready.
+func (p Phase) Before(other Phase) bool { return p.order() >= 0 && p.order() < other.order() }
