@@ -46,16 +46,16 @@ func ruleOf(arch string) (rule, error) {
 	case "afmoe", "arcee", "bailingmoe", "cohere2moe", "deci", "dots1", "ernie4_5", "ernie4_5-moe",
 		"exaone", "exaone-moe", "falcon-h1", "gemma", "gemma2", "gemma3", "glm4", "glm4moe", "gpt-oss",
 		"granite", "granite_swa", "granitehybrid", "granitemoe", "grovemoe", "hunyuan-dense", "hunyuan-moe", "hunyuan_vl", "hy_v3",
-		"jais2", "laguna", "llada", "llama", "llama4", "maincoder", "maple", "mellum", "mimo2", "minicpm",
+		"jais2", "laguna", "llama", "llama4", "maincoder", "maple", "mellum", "mimo2", "minicpm",
 		"mistral3", "muse-glimmer", "nanbeige", "nemotron_h", "nemotron_h_moe", "openelm", "paddleocr",
 		"pangu-embedded", "plamo2", "plamo3", "qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next", "qwen3vl",
-		"qwen3vlmoe", "rnd1", "seed_oss", "smallthinker", "smollm3", "spark2_5", "talkie":
+		"qwen3vlmoe", "seed_oss", "smallthinker", "smollm3", "spark2_5", "talkie":
 	case "internlm2", "xverse":
 		r.as, r.unread = "llama", []string{"ffn_gate.scale", "ffn_up.scale", "ffn_down.scale"}
 	case "qwen2":
 		r.as, r.rename = "seed_oss", map[string]string{"ffn_norm": "post_attention_norm"}
-	case "bailingmoe2", "chatglm", "codeshell", "cohere2", "command-r", "dbrx", "deepseek", "dream", "exaone4", "falcon",
-		"gpt2", "gptneox", "grok", "jamba", "lfm2", "lfm2moe", "llada-moe", "nemotron", "olmo", "orion", "phi2", "phi3", "phimoe",
+	case "bailingmoe2", "chatglm", "codeshell", "cohere2", "command-r", "dbrx", "deepseek", "exaone4", "falcon",
+		"gpt2", "gptneox", "grok", "jamba", "lfm2", "lfm2moe", "nemotron", "olmo", "orion", "phi2", "phi3", "phimoe",
 		"plamo", "pockettts", "qwen2moe", "qwen2vl", "stablelm", "starcoder", "starcoder2":
 		r.attention = wideOnly
 	case "qwen":
@@ -86,9 +86,9 @@ func expertsOf(arch string) string {
 		return "ffn_out"
 	case "afmoe", "bailingmoe", "bailingmoe2", "bailingmoe3", "cohere2moe", "dbrx", "deepseek", "deepseek2", "deepseek32", "deepseek4",
 		"dots1", "dots3note", "ernie4_5-moe", "exaone-moe", "glm-dsa", "glm4moe", "gpt-oss", "granite", "granitemoe", "grok", "grovemoe",
-		"hunyuan-moe", "hy_v3", "hy_v4", "kimi-linear", "laguna", "lfm2moe", "llada-moe", "llama", "llama4", "maple", "mellum", "mimo2",
+		"hunyuan-moe", "hy_v3", "hy_v4", "kimi-linear", "laguna", "lfm2moe", "llama", "llama4", "maple", "mellum", "mimo2",
 		"minicpm", "minimax-01", "minimax-m2", "minimax-m3", "mistral3", "mistral4", "olmoe", "phimoe", "qwen2moe", "qwen3moe",
-		"qwen3next", "qwen3vlmoe", "qwen35moe", "refact", "rnd1":
+		"qwen3next", "qwen3vlmoe", "qwen35moe", "refact":
 		return "ffn_moe_out"
 	}
 	return ""

@@ -50,6 +50,7 @@ type rule struct {
 
 const (
 	noText    = "it is an embedding model and gives no next token"
+	diffusion = "it is a diffusion model, which does not generate token after token"
 	draft     = "it drafts for another model and reads that model's hidden states"
 	unproved  = "no stage of it has been compared with the whole model yet"
 	streams   = "several residual streams pass from layer to layer, and hidden states carry one"
@@ -99,6 +100,8 @@ func ruleOf(arch string) rule {
 	case "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert",
 		"gemma-embedding", "llama-embed", "t5encoder":
 		return rule{refuse: noText}
+	case "dream", "llada", "llada-moe", "rnd1":
+		return rule{refuse: diffusion}
 	case "eagle3", "dflash", "gemma4-assistant":
 		return rule{refuse: draft}
 	case "clip", "wavtokenizer-dec", "gptj":
@@ -194,7 +197,7 @@ func ownHead(arch string) bool {
 	switch arch {
 	case "baichuan", "bailingmoe", "bailingmoe2", "codeshell", "dbrx", "deepseek4", "dots1", "exaone-moe", "falcon-h1", "gpt-oss",
 		"gptneox", "hy_v4", "internlm2", "kimi-k3", "talkie",
-		"jais", "kimi-linear", "llada-moe", "maple", "mellum", "mimo2", "minimax-m2", "minimax-m3", "muse-glimmer", "nemotron",
+		"jais", "kimi-linear", "maple", "mellum", "mimo2", "minimax-m2", "minimax-m3", "muse-glimmer", "nemotron",
 		"olmo2", "olmoe", "orion", "phi2", "phimoe", "plamo", "qwen", "qwen2moe", "stablelm", "xverse":
 		return true
 	}
