@@ -91,7 +91,7 @@ func drawChange(t *rapid.T, s cluster.State) cluster.Change {
 	case 16:
 		return cluster.InstanceReleased{Instance: instance, Cause: "moved"}
 	case 17, 18:
-		return cluster.ShardReported{Instance: instance, Shard: rapid.IntRange(0, 2).Draw(t, "shard"), Incarnation: rapid.IntRange(0, 3).Draw(t, "incarnation"),
+		return cluster.ShardReported{Epoch: rapid.SampledFrom([]uint64{s.Instances[instance].Epoch(), 0, 1}).Draw(t, "epoch"), Instance: instance, Shard: rapid.IntRange(0, 2).Draw(t, "shard"), Incarnation: rapid.IntRange(0, 3).Draw(t, "incarnation"),
 			Phase: rapid.SampledFrom([]cluster.Phase{cluster.Fetching, cluster.Starting, cluster.Loading, cluster.Loaded, cluster.Connected, cluster.Ready, cluster.Failed, cluster.Stopped, cluster.Lost, "odd"}).Draw(t, "phase"),
 			Error: rapid.SampledFrom([]string{"", "it broke"}).Draw(t, "error"), Link: rapid.SampledFrom([]string{"", "10.0.0.1:7"}).Draw(t, "link")}
 	}

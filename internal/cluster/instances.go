@@ -216,7 +216,10 @@ type ShardReported struct {
 	Incarnation int    `json:"incarnation"`
 	Phase       Phase  `json:"phase"`
 	Link        string `json:"link,omitempty"`
-	Error       string `json:"error,omitempty"`
+	// Epoch is that of the connection, in reports of Connected and Ready of an
+	// instance of several shards. One of an earlier connection is refused.
+	Epoch uint64 `json:"epoch,omitempty"`
+	Error string `json:"error,omitempty"`
 }
 
 func (ShardReported) kind() string { return "shard_reported" }
@@ -236,6 +239,8 @@ func (c ShardReported) fits(s State) error {
 		return fmt.Errorf("it is about process %d, and %d holds the shard", c.Incarnation, old.Incarnation)
 	case c.Incarnation > 1<<30:
 		return fmt.Errorf("process %d is too many", c.Incarnation)
+	case c.Phase.order() > Loaded.order() && len(i.Shards) > 1 && (c.Epoch != i.Epoch() || c.Incarnation != old.Incarnation):
+		return fmt.Errorf("it was %s in epoch %d, and this is epoch %d", c.Phase, c.Epoch, i.Epoch())
 	case c.Incarnation == old.Incarnation && !c.Phase.Ended() && c.Phase.order() <= old.Phase.order():
 		return fmt.Errorf("it is %s already", old.Phase)
 	case c.Incarnation == 0 && c.Phase.order() > Fetching.order():

@@ -52,8 +52,9 @@ func story() []cluster.Change {
 			cluster.ShardReported{Instance: "i", Shard: shard, Incarnation: 1, Phase: cluster.Loaded, Link: "10.0.0.1:7"})
 	}
 	return append(out,
-		cluster.ShardReported{Instance: "i", Shard: 0, Incarnation: 1, Phase: cluster.Ready},
-		cluster.ShardReported{Instance: "i", Shard: 1, Incarnation: 1, Phase: cluster.Ready})
+		cluster.ShardReported{Instance: "i", Shard: 0, Incarnation: 1, Phase: cluster.Connected, Epoch: 2},
+		cluster.ShardReported{Instance: "i", Shard: 0, Incarnation: 1, Phase: cluster.Ready, Epoch: 2},
+		cluster.ShardReported{Instance: "i", Shard: 1, Incarnation: 1, Phase: cluster.Ready, Epoch: 2})
 }
 
 func phases(i cluster.Instance) string {
@@ -130,6 +131,7 @@ func TestRefusals(t *testing.T) {
 		{"model in use", cluster.ModelForgotten{Model: "big"}, "big is wanted; unload it first"},
 		{"old process", cluster.ShardReported{Instance: "i", Shard: 0, Incarnation: 0, Phase: cluster.Ready}, "it is about process 0, and 1 holds the shard"},
 		{"backwards", cluster.ShardReported{Instance: "i", Shard: 0, Incarnation: 1, Phase: cluster.Loading}, "it is ready already"},
+		{"old connection", cluster.ShardReported{Instance: "i", Shard: 0, Incarnation: 1, Phase: cluster.Ready, Epoch: 1}, "it was ready in epoch 1, and this is epoch 2"},
 		{"no reason", cluster.ShardReported{Instance: "i", Shard: 0, Incarnation: 1, Phase: cluster.Failed}, "a failure needs its reason"},
 		{"node with shards", cluster.NodeForgotten{Node: "a"}, "unknown, or online"},
 		{"blank in id", cluster.NodeSeen{Node: cluster.Node{ID: "a b"}}, "no blanks"},

@@ -204,9 +204,9 @@ func (v View) report(k Key, shard cluster.Shard, local Local) *cluster.ShardRepo
 	case local.Runner == Up:
 		r.Phase = cluster.Starting
 	case local.Runner == Serving && (local.Epoch == epoch || len(v.State.Instances[k.Instance].Shards) == 1):
-		r.Phase, r.Link = cluster.Ready, local.Link
+		r.Phase, r.Link, r.Epoch = cluster.Ready, local.Link, local.Epoch
 	case local.Runner >= Connected && local.Epoch == epoch:
-		r.Phase, r.Link = cluster.Connected, local.Link
+		r.Phase, r.Link, r.Epoch = cluster.Connected, local.Link, local.Epoch
 	default:
 		r.Phase, r.Link = cluster.Loaded, local.Link
 	}
