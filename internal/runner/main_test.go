@@ -46,6 +46,9 @@ func engineSpec(t testing.TB) wire.EngineSpec {
 	return wire.EngineSpec{Dir: e.Dir, Llama: e.Libllama, GGML: e.Libggml, GGMLBase: e.Base}
 }
 
+// raceExit is the exit code of a process in which races were found.
+const raceExit = 66
+
 // child is a runner process under test.
 type child struct {
 	t    testing.TB
@@ -57,7 +60,8 @@ type child struct {
 func startChild(t testing.TB) *child {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), asRunner+"=1", "GGML_NO_BACKTRACE=1")
+	cmd.Env = append(os.Environ(), asRunner+"=1", "GGML_NO_BACKTRACE=1",
+		"GORACE=atexit_sleep_ms=0") // else each of many children takes a second to end
 	if testing.Verbose() {
 		cmd.Stderr = os.Stderr
 	}
@@ -76,6 +80,9 @@ func startChild(t testing.TB) *child {
 	t.Cleanup(func() {
 		in.Close()
 		_ = cmd.Wait() // killed ones report it; nothing to learn
+		if cmd.ProcessState.ExitCode() == raceExit {
+			t.Error("the race detector has stopped a runner; its report is in the output with -v")
+		}
 	})
 	if _, err := c.conn.Handshake("test"); err != nil {
 		t.Fatal(err)
