@@ -32,15 +32,18 @@ type Sampler struct {
 	row  []float32   // reused between draws
 }
 
-// New returns a sampler for a generation that starts with prompt. drawn is
-// the number of random draws that an earlier part of the same generation has
-// made: the sequence goes on after them.
+// New returns a sampler for a generation that starts with prompt. The last
+// drawn tokens of it were produced by an earlier part of the same generation:
+// the sequence of random numbers goes on after theirs, and penalties count them.
 func New(p wire.Sampling, prompt []int32, drawn int) *Sampler {
 	s := &Sampler{p: p}
 	s.penalized = s.repeats() || p.FrequencyPenalty != 0 || p.PresencePenalty != 0
 	if s.penalized {
 		s.history = append(s.history, prompt...)
 		s.produced = map[int32]int{}
+		for _, t := range prompt[len(prompt)-min(max(drawn, 0), len(prompt)):] {
+			s.produced[t]++
+		}
 	}
 	for t := range p.LogitBias {
 		s.biased = append(s.biased, t)

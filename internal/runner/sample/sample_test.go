@@ -280,3 +280,35 @@ func BenchmarkSample(b *testing.B) {
 		})
 	}
 }
+
+// TestPartsOfOneGeneration: a sampler that takes over in the middle draws what
+// the first one would have drawn, penalties included.
+func TestPartsOfOneGeneration(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		p := wire.Sampling{
+			Temperature: 0.9, TopP: 1, TypicalP: 1, Seed: rapid.Uint64().Draw(rt, "seed"), RepeatLastN: -1,
+			RepeatPenalty:    rapid.SampledFrom([]float32{1, 1.3}).Draw(rt, "repeat"),
+			FrequencyPenalty: rapid.SampledFrom([]float32{0, 0.7}).Draw(rt, "frequency"),
+			PresencePenalty:  rapid.SampledFrom([]float32{0, 0.5}).Draw(rt, "presence"),
+		}
+		row := make([]float32, 12)
+		for i := range row {
+			row[i] = rapid.Float32Range(-2, 2).Draw(rt, "logit")
+		}
+		draw := func(s *Sampler, n int) (out []int32) {
+			for range n {
+				t := s.Sample(slices.Clone(row))
+				s.Accept(t)
+				out = append(out, t)
+			}
+			return out
+		}
+		prompt := []int32{1, 2, 3}
+		whole := draw(New(p, prompt, 0), 20)
+		cut := rapid.IntRange(0, 20).Draw(rt, "cut")
+		rest := draw(New(p, slices.Concat(prompt, whole[:cut]), cut), 20-cut)
+		if got := slices.Concat(whole[:cut], rest); !slices.Equal(got, whole) {
+			rt.Fatalf("in two parts %v, in one %v", got, whole)
+		}
+	})
+}

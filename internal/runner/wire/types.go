@@ -127,7 +127,10 @@ type GenerateRequest struct {
 	Logprobs    bool     `json:"logprobs"`
 	TopLogprobs int      `json:"top_logprobs"` // 0..20
 	IgnoreEnd   bool     `json:"ignore_end"`   // go on after an end-of-generation token (benchmarks)
-	Drawn       int      `json:"drawn"`        // random numbers already drawn by an earlier part of this generation
+	// Drawn is how many of the prompt's last tokens an earlier part of this
+	// generation produced: their random numbers are skipped, and penalties
+	// count them as produced.
+	Drawn int `json:"drawn"`
 }
 
 // Reasons why a generation ended.
