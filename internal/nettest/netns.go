@@ -81,8 +81,8 @@ func (n *Network) Address(host int) string {
 	return fmt.Sprintf("10.77.0.%d", host+1)
 }
 
-// Command is a command that will run on a host. It is in a process group of its
-// own only if the caller makes it so.
+// Command is a command that will run on a host. The end of the test kills what
+// runs there; a command that has only just been started is the caller's to end.
 func (n *Network) Command(host int, name string, args ...string) *exec.Cmd {
 	return exec.Command("ip", append([]string{"netns", "exec", n.name(host), name}, args...)...)
 }

@@ -72,9 +72,17 @@ func TestNetworkIsTakenDown(t *testing.T) {
 		n := New(t, Options{Hosts: 2})
 		names = n.names
 		// Also when something still runs there.
-		cmd := n.Command(0, "cat")
+		cmd := n.Command(0, "sh", "-c", "echo in; exec cat >/dev/null")
 		cmd.Stdin = blocked(t)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		// Until then it is on its way, and nobody can tell where to.
+		if _, err := io.ReadFull(out, make([]byte, 3)); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = cmd.Wait() }) // it is killed
