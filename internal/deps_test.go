@@ -33,7 +33,7 @@ var layers = []struct {
 	// Below the runner and its shards, which stand side by side on it.
 	{"link", false, []string{"internal/runner/link"}},
 	{"adapter", false, []string{"client", "internal/hostinfo/...", "internal/home/...", "internal/config/...", "internal/library/...", "internal/engine/...",
-		"internal/supervise/...", "internal/slicestore", "internal/bench/...", "internal/mesh/...", "internal/hub/...", "internal/store/...", "internal/telemetry/...",
+		"internal/supervise/...", "internal/slicestore", "internal/bench/...", "internal/mesh/...", "internal/remote/...", "internal/hub/...", "internal/store/...", "internal/telemetry/...",
 		"internal/runner/..."}},
 	{"catalog", false, []string{"internal/catalog"}},
 	{"edge", false, []string{"internal/httpapi/...", "internal/master/...", "internal/replica/...", "internal/worker/...", "internal/dashboard/..."}},

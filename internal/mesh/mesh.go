@@ -192,6 +192,8 @@ func (m *Mesh) start() error {
 	mux.Handle("/", o.Handler)
 	m.server = &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second, TLSConfig: m.identity.server(),
+		// A caller whose cable is cut must not hold what it asked for.
+		HTTP2:       &http.HTTP2Config{SendPingTimeout: time.Second, PingTimeout: time.Second},
 		BaseContext: func(net.Listener) context.Context { return m.ctx },
 		ErrorLog:    slog.NewLogLogger(quietHandshakes{m.log.Handler()}, slog.LevelWarn),
 	}
