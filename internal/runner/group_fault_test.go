@@ -57,17 +57,6 @@ func (c *child) firstTokens(n int) {
 	}
 }
 
-// replace starts a new process for shard i and joins the group again.
-func (g *group) replace(i int) {
-	g.t.Helper()
-	if err := g.start(i); err != nil {
-		g.t.Fatal(err)
-	}
-	if err := g.join(); err != nil {
-		g.t.Fatal(err)
-	}
-}
-
 // TestLostShard ends or stops each shard of groups of all shapes while tokens
 // are made: the others notice in time, say who it was, and stay; with a new
 // process in its place the group answers as before.

@@ -97,6 +97,17 @@ func (g *group) join() error {
 	return errors.Join(errs...)
 }
 
+// replace starts a new process for shard i and joins the group again.
+func (g *group) replace(i int) {
+	g.t.Helper()
+	if err := g.start(i); err != nil {
+		g.t.Fatal(err)
+	}
+	if err := g.join(); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
 func (g *group) headProc() *child { return g.procs[g.head] }
 
 // eval gives the rows of an evaluation, and the token fed at each.
