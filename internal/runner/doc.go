@@ -7,4 +7,9 @@
 // node. One goroutine, locked to its OS thread, owns the library's context;
 // all others talk to it through the loop's mailbox. Only cmd/skein's hidden
 // subcommand may start it; it must not import the node's packages.
+//
+// A runner may also be one shard of a model (member): then the same goroutine
+// joins the group when the node says so, works in it for one epoch after
+// another (package shard), and keeps its weights in between. The head of a
+// group runs the step loop as the runner of a whole model does.
 package runner
