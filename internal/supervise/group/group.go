@@ -30,6 +30,9 @@ type Group struct {
 	changed chan struct{} // closed and replaced with every state
 	epoch   uint64        // of the last Connect
 	broken  *wire.Broken  // the first about epoch; nil: none
+	// life ends when a shard tells that the head was lost in epoch, by headless.
+	life     context.Context
+	headless context.CancelCauseFunc
 }
 
 var _ generation.Model = (*Group)(nil)
@@ -58,6 +61,7 @@ func Start(o Options) (*Group, error) {
 		wake: make(chan struct{}, 1), changed: make(chan struct{}),
 		state: supervise.State{Phase: supervise.Starting, Since: time.Now()},
 	}
+	g.life, g.headless = context.WithCancelCause(context.Background())
 	id := rand.Text()
 	for i := range g.opts.Shards {
 		ro := g.opts.runnerOptions(i, id)
@@ -194,7 +198,12 @@ func (g *Group) Generate(ctx context.Context, req wire.GenerateRequest) (generat
 	if err := g.Wait(ctx); err != nil {
 		return nil, err
 	}
-	return g.head.Generate(ctx, req)
+	life := g.present()
+	s, err := g.head.Generate(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return &stream{Stream: s, life: life}, nil
 }
 
 // Eval has the logits of tokens computed, see supervise.Runner.Eval.
@@ -202,7 +211,8 @@ func (g *Group) Eval(ctx context.Context, req wire.EvalRequest, each func(token 
 	if err := g.Wait(ctx); err != nil {
 		return err
 	}
-	return g.head.Eval(ctx, req, each)
+	ctx, told := within(ctx, g.present())
+	return told(g.head.Eval(ctx, req, each))
 }
 
 // Tokenize implements generation.Model.
@@ -244,16 +254,6 @@ func (g *Group) set(s supervise.State) {
 	g.state = s
 	close(g.changed)
 	g.changed = make(chan struct{})
-}
-
-// onBroken runs in the readers of the members' processes.
-func (g *Group) onBroken(b wire.Broken) {
-	g.mu.Lock()
-	if b.Epoch == g.epoch && g.broken == nil {
-		g.broken = &b
-	}
-	g.mu.Unlock()
-	g.poke()
 }
 
 func (g *Group) poke() {

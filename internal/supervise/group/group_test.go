@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/gguf/slice"
 	"github.com/skein-run/skein/internal/runner/wire"
 	"github.com/skein-run/skein/internal/supervise"
@@ -285,6 +286,64 @@ func TestDeafShard(t *testing.T) {
 		}
 		if w.births(0) != 2 || w.births(1) != 1 {
 			t.Errorf("%d and %d processes, want 2 and 1", w.births(0), w.births(1))
+		}
+	})
+}
+
+// When the head itself is stopped or cut off, those who wait for it are told as
+// soon as another shard has noticed, and not only when it is killed.
+func TestFrozenHead(t *testing.T) {
+	bubble(t, 2, 1, nil, func(t *testing.T, w *world, g *Group) {
+		if err := g.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s, err := g.Generate(t.Context(), wire.GenerateRequest{Prompt: []int32{1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if tokens, _, err := s.Next(t.Context()); err != nil || len(tokens) != 1 {
+			t.Fatal(tokens, err)
+		}
+		close(w.live(1).frozen)
+		evaluated := make(chan error, 1)
+		go func() {
+			evaluated <- g.Eval(t.Context(), wire.EvalRequest{Tokens: []int32{4, 6}, Prompt: 1}, func(int32, []float32) {})
+		}()
+		synctest.Wait()
+		began := time.Now()
+		w.live(0).lose(1, "silent for 1.5s")
+		for _, wait := range []func() error{
+			func() error { _, _, err := s.Next(t.Context()); return err },
+			func() error { return <-evaluated },
+		} {
+			var lost *Lost
+			var told *generation.Error
+			if err := wait(); !errors.As(err, &told) || told.Kind != generation.KindFailed || !errors.As(err, &lost) || lost.Index != 1 ||
+				!strings.Contains(err.Error(), "shard 1: layers 2-3: silent for 1.5s") {
+				t.Errorf("error %v", err)
+			}
+		}
+		if took := time.Since(began); took != 0 {
+			t.Errorf("told after %v", took)
+		}
+		w.settle(t, g, 2)
+		if got, _, err := text(t.Context(), g, wire.GenerateRequest{Prompt: []int32{1}, MaxTokens: 2}); err != nil || got != "1 1 " {
+			t.Errorf("text %q, %v", got, err)
+		}
+		// A caller who gives up is told so, and not of any shard.
+		s, err = g.Generate(t.Context(), wire.GenerateRequest{Prompt: []int32{1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if _, _, err := s.Next(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		short, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, _, err := s.Next(short); !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
 		}
 	})
 }

@@ -177,9 +177,7 @@ func (g *Group) join(ctx context.Context) error {
 		req.Addresses[i] = m.Info().Link
 	}
 	g.mu.Lock()
-	g.epoch++
-	g.broken = nil
-	req.Epoch = g.epoch
+	req.Epoch = g.begin()
 	g.mu.Unlock()
 	return g.all(ctx, g.opts.ConnectLimit, "did not connect within", func(m *supervise.Runner, ctx context.Context) error {
 		return m.Connect(ctx, req)

@@ -1,0 +1,86 @@
+package group
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/skein-run/skein/internal/generation"
+	"github.com/skein-run/skein/internal/runner/wire"
+)
+
+// Whatever is lost, the head says so and ends its generations. Only of its own
+// loss it can't tell: when it is stopped or cut off, the other shards have
+// noticed long before this process could, so what waits for the head ends by
+// what they say. Whether it must be killed is another question, with more time.
+
+// onBroken runs in the readers of the members' processes.
+func (g *Group) onBroken(b wire.Broken) {
+	g.mu.Lock()
+	if b.Epoch == g.epoch {
+		if g.broken == nil {
+			g.broken = &b
+		}
+		if b.Shard == head(g.opts.Shards) {
+			g.headless(g.headLost(b.Cause))
+		}
+	}
+	g.mu.Unlock()
+	g.poke()
+}
+
+// headLost is what those who wait for the head are told.
+func (g *Group) headLost(cause string) error {
+	if cause == "" {
+		cause = errLinks.Error()
+	}
+	return &generation.Error{
+		Kind:    generation.KindFailed,
+		Message: fmt.Sprintf("a shard of %s was lost (%s: %s); send the request again", g.opts.Name, g.opts.describe(head(g.opts.Shards)), cause),
+		Err:     &Lost{Index: head(g.opts.Shards), Shard: g.opts.describe(head(g.opts.Shards)), Err: errors.New(cause)},
+	}
+}
+
+// begin starts an epoch. The mutex must be held.
+func (g *Group) begin() (epoch uint64) {
+	g.epoch++
+	g.broken = nil
+	g.life, g.headless = context.WithCancelCause(context.Background())
+	return g.epoch
+}
+
+// present is the life of the head in the present epoch.
+func (g *Group) present() context.Context {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.life
+}
+
+// within gives a context that ends with ctx or with life; told puts life's
+// cause in the place of the error that this makes.
+func within(ctx, life context.Context) (both context.Context, told func(error) error) {
+	both, cancel := context.WithCancelCause(ctx)
+	release := context.AfterFunc(life, func() { cancel(context.Cause(life)) })
+	return both, func(err error) error {
+		release()
+		cancel(nil)
+		var lost *generation.Error
+		if err != nil && ctx.Err() == nil && errors.As(context.Cause(life), &lost) {
+			return lost
+		}
+		return err
+	}
+}
+
+// stream is a generation of the head that ends when the head is lost.
+type stream struct {
+	generation.Stream
+	life context.Context // of the epoch that it began in
+}
+
+// Next implements generation.Stream.
+func (s *stream) Next(ctx context.Context) ([]wire.Token, *wire.Done, error) {
+	ctx, told := within(ctx, s.life)
+	tokens, done, err := s.Stream.Next(ctx)
+	return tokens, done, told(err)
+}
