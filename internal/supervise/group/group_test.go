@@ -327,9 +327,13 @@ func TestFrozenHead(t *testing.T) {
 		if took := time.Since(began); took != 0 {
 			t.Errorf("told after %v", took)
 		}
-		w.settle(t, g, 2)
+		synctest.Wait()
+		// It waits for the next epoch.
 		if got, _, err := text(t.Context(), g, wire.GenerateRequest{Prompt: []int32{1}, MaxTokens: 2}); err != nil || got != "1 1 " {
 			t.Errorf("text %q, %v", got, err)
+		}
+		if len(w.joins()) != 2 || w.births(1) != 2 {
+			t.Errorf("%d joins and %d heads, want 2 and 2", len(w.joins()), w.births(1))
 		}
 		// A caller who gives up is told so, and not of any shard.
 		s, err = g.Generate(t.Context(), wire.GenerateRequest{Prompt: []int32{1}})

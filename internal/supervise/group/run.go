@@ -250,6 +250,8 @@ func (g *Group) hold(ctx context.Context) error {
 		b := g.broken
 		g.mu.Unlock()
 		if b != nil {
+			// New requests wait for the next epoch while the reason is looked for.
+			g.set(supervise.State{Phase: supervise.Restarting, Attempt: g.State().Attempt, Err: g.blame(*b)})
 			// Whose death was the reason says more than who noticed.
 			if err := g.all(ctx, g.opts.PingLimit, mute, (*supervise.Runner).Ping); err != nil && died(err) {
 				return err
