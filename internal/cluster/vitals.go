@@ -1,0 +1,126 @@
+package cluster
+
+import (
+	"time"
+
+	"github.com/skein-run/skein/internal/ids"
+)
+
+// Vitals is what a node tells its peers about itself when they ask: what
+// changes all the time and so is never in the log. A pointer that is nil was
+// not measured, because the machine or the platform does not tell.
+type Vitals struct {
+	// At is when it was measured. Who asks puts its own time there, so that
+	// clocks need not agree.
+	At     time.Time `json:"at"`
+	Uptime float64   `json:"uptime"` // of the node, s
+
+	Chip string `json:"chip"` // "Apple M3 Max", "" if unknown
+	OS   string `json:"os"`   // "debian 12.5"
+
+	// Devices are the node's memories, by id; "" is the host's own.
+	Devices []DeviceVitals `json:"devices"`
+	Disk    *Space         `json:"disk,omitempty"` // where models lie
+
+	// Use of the processor's fast and efficient cores, and of the GPUs, in
+	// percent. Where cores are all alike they are fast.
+	FastCores      *float64 `json:"fast_cores,omitempty"`
+	EfficientCores *float64 `json:"efficient_cores,omitempty"`
+	GPU            *float64 `json:"gpu,omitempty"`
+	Temperature    *float64 `json:"temperature,omitempty"` // of the hottest part, degrees Celsius
+	Power          *float64 `json:"power,omitempty"`       // of the machine, W
+
+	Addresses   []string `json:"addresses"`   // IP addresses, without loopback
+	Connections []string `json:"connections"` // kinds: "ethernet", "wifi", "thunderbolt"
+	RDMA        bool     `json:"rdma"`
+
+	Shards    []ShardVitals    `json:"shards"`
+	Instances []InstanceVitals `json:"instances"` // whose head is here
+	Downloads []DownloadVitals `json:"downloads"`
+	Tasks     []Task           `json:"tasks"` // of this node's API clients
+}
+
+// DeviceVitals is a memory now.
+type DeviceVitals struct {
+	ID        string `json:"id"`
+	Name      string `json:"name"`      // "NVIDIA GeForce RTX 4090"
+	Kind      string `json:"kind"`      // "cpu", "cuda", "metal", "vulkan"
+	Total     int64  `json:"total"`     // bytes
+	Available int64  `json:"available"` // bytes that are free or easily freed
+	Pending   int64  `json:"pending"`   // bytes that shards here were promised and have not taken yet
+}
+
+// Space is the room on a disk, bytes.
+type Space struct {
+	Total int64 `json:"total"`
+	Free  int64 `json:"free"`
+}
+
+// ShardVitals is how far a shard is in its phase.
+type ShardVitals struct {
+	Instance string  `json:"instance"`
+	Shard    int     `json:"shard"`
+	Phase    Phase   `json:"phase"`    // that the numbers are about
+	Progress float64 `json:"progress"` // of Loading, in [0, 1]
+	// Done and Total are the bytes of Fetching, Speed bytes/s lately.
+	Done  int64   `json:"done"`
+	Total int64   `json:"total"`
+	Speed float64 `json:"speed"`
+}
+
+// InstanceVitals is what the head of an instance does.
+type InstanceVitals struct {
+	Instance string `json:"instance"`
+	Running  int    `json:"running"` // generations
+	Waiting  int    `json:"waiting"`
+	// Stream is how fast one stream was lately, Now what all give together at
+	// this moment, in tokens/s.
+	Stream float64 `json:"stream"`
+	Now    float64 `json:"now"`
+}
+
+// DownloadVitals is how far a transfer to this node is.
+type DownloadVitals struct {
+	Model string  `json:"model"`
+	Done  int64   `json:"done"`  // bytes
+	Total int64   `json:"total"` // bytes
+	Speed float64 `json:"speed"` // bytes/s, lately
+}
+
+// Task is a request that a node's API works on.
+type Task struct {
+	ID       string    `json:"id"`
+	Type     string    `json:"type"`   // "chat", "completion"
+	Status   string    `json:"status"` // "waiting", "running", "resuming"
+	Model    string    `json:"model"`
+	Instance string    `json:"instance"` // "" while it waits for one
+	Since    time.Time `json:"since"`
+}
+
+// Device gives the vitals of a memory; the zero value if they are not told.
+func (v Vitals) Device(id string) (DeviceVitals, bool) {
+	for _, d := range v.Devices {
+		if d.ID == id {
+			return d, true
+		}
+	}
+	return DeviceVitals{}, false
+}
+
+// Report is the part that placement needs.
+func (v Vitals) Report() Report {
+	r := Report{At: v.At, Available: map[string]int64{}, Pending: map[string]int64{}}
+	for _, d := range v.Devices {
+		r.Available[d.ID], r.Pending[d.ID] = d.Available, d.Pending
+	}
+	return r
+}
+
+// Reports gives those of all nodes.
+func Reports(vitals map[ids.Node]Vitals) map[ids.Node]Report {
+	out := make(map[ids.Node]Report, len(vitals))
+	for id, v := range vitals {
+		out[id] = v.Report()
+	}
+	return out
+}
