@@ -234,9 +234,13 @@ func early(err error) bool {
 // call makes one connection to a shard of a larger index.
 // It notes once why it has to wait.
 func call(ctx context.Context, o Options, to int, bulk bool, note func(error)) (net.Conn, error) {
-	for first := true; ; first = false {
+	var last error // why the last try was too early
+	for {
 		var d net.Dialer
 		c, err := d.DialContext(ctx, "tcp", o.Addresses[to])
+		if err != nil && last != nil {
+			return nil, fmt.Errorf("%w; before that, %w", err, last)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -254,11 +258,15 @@ func call(ctx context.Context, o Options, to int, bulk bool, note func(error)) (
 		}
 		_ = raw.Close() // err says more
 		if !early(err) {
+			if last != nil {
+				err = fmt.Errorf("%w; before that, %w", err, last)
+			}
 			return nil, err
 		}
-		if first {
+		if last == nil {
 			note(fmt.Errorf("shard %d at %s: %w", to, o.Addresses[to], err))
 		}
+		last = err
 		wait := time.NewTimer(retry)
 		select {
 		case <-wait.C:
