@@ -244,6 +244,12 @@ func (f *fake) eval(m wire.Frame) error {
 // lose is what a surviving shard does when another one is gone: it ends its
 // generations and tells.
 func (f *fake) lose(shard int, cause string) {
+	f.end(cause)
+	f.tell(shard, cause)
+}
+
+// end is the first half of lose.
+func (f *fake) end(cause string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for id, open := range f.open {
@@ -252,6 +258,12 @@ func (f *fake) lose(shard int, cause string) {
 		}
 	}
 	f.open = map[uint64]bool{}
+}
+
+// tell is the second.
+func (f *fake) tell(shard int, cause string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	b, err := json.Marshal(wire.Broken{Epoch: f.epoch, Shard: shard, Cause: cause})
 	if err == nil {
 		_ = f.conn.Send(wire.TypeBroken, 0, b) // the test sees what comes of it

@@ -30,6 +30,7 @@ type Group struct {
 	changed chan struct{} // closed and replaced with every state
 	epoch   uint64        // of the last Connect
 	broken  *wire.Broken  // the first about epoch; nil: none
+	parted  uint64        // epoch that is known to be over: requests wait for the next
 	// life ends when a shard tells that the head was lost in epoch, by headless.
 	life     context.Context
 	headless context.CancelCauseFunc
@@ -169,7 +170,7 @@ func (g *Group) Wait(ctx context.Context) error {
 	for {
 		s, changed := g.Watch()
 		switch {
-		case s.Phase == supervise.Ready:
+		case s.Phase == supervise.Ready && g.together():
 			return nil
 		case s.Phase == supervise.Failed:
 			return unavailable(0, s.Err, "%s is not available: %v", g.opts.Name, s.Err)
@@ -198,12 +199,12 @@ func (g *Group) Generate(ctx context.Context, req wire.GenerateRequest) (generat
 	if err := g.Wait(ctx); err != nil {
 		return nil, err
 	}
-	life := g.present()
+	epoch, life := g.present()
 	s, err := g.head.Generate(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	return &stream{Stream: s, life: life}, nil
+	return &stream{Stream: s, group: g, epoch: epoch, life: life}, nil
 }
 
 // Eval has the logits of tokens computed, see supervise.Runner.Eval.
@@ -211,7 +212,8 @@ func (g *Group) Eval(ctx context.Context, req wire.EvalRequest, each func(token 
 	if err := g.Wait(ctx); err != nil {
 		return err
 	}
-	ctx, told := within(ctx, g.present())
+	_, life := g.present()
+	ctx, told := within(ctx, life)
 	return told(g.head.Eval(ctx, req, each))
 }
 

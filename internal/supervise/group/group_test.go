@@ -3,6 +3,7 @@ package group
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -348,6 +349,44 @@ func TestFrozenHead(t *testing.T) {
 		cancel()
 		if _, _, err := s.Next(short); !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// Who asks again as soon as a generation was lost waits for the next epoch, also
+// while the head has not told the group yet.
+func TestAskAgainAtOnce(t *testing.T) {
+	bubble(t, 2, 1, nil, func(t *testing.T, w *world, g *Group) {
+		if err := g.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s, err := g.Generate(t.Context(), wire.GenerateRequest{Prompt: []int32{1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if _, _, err := s.Next(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.live(1).end("shard 0 closed its connection")
+		if _, done, err := s.Next(t.Context()); err != nil || done == nil || done.Code != wire.CodeShard {
+			t.Fatalf("the generation ended with %+v, %v", done, err)
+		}
+		answered := make(chan string, 1)
+		go func() {
+			got, _, err := text(t.Context(), g, wire.GenerateRequest{Prompt: []int32{1}, MaxTokens: 2})
+			answered <- fmt.Sprint(got, err)
+		}()
+		synctest.Wait()
+		if len(answered) > 0 {
+			t.Errorf("answered %q in an epoch that is over", <-answered)
+		}
+		w.live(1).tell(0, "closed its connection")
+		if got := <-answered; got != "1 1 <nil>" {
+			t.Errorf("answered %q", got)
+		}
+		if n := len(w.joins()); n != 2 {
+			t.Errorf("joined %d times, want 2", n)
 		}
 	})
 }

@@ -18,6 +18,7 @@ import (
 func (g *Group) onBroken(b wire.Broken) {
 	g.mu.Lock()
 	if b.Epoch == g.epoch {
+		g.parted = b.Epoch
 		if g.broken == nil {
 			g.broken = &b
 		}
@@ -34,10 +35,11 @@ func (g *Group) headLost(cause string) error {
 	if cause == "" {
 		cause = errLinks.Error()
 	}
+	i := head(g.opts.Shards)
 	return &generation.Error{
 		Kind:    generation.KindFailed,
-		Message: fmt.Sprintf("a shard of %s was lost (%s: %s); send the request again", g.opts.Name, g.opts.describe(head(g.opts.Shards)), cause),
-		Err:     &Lost{Index: head(g.opts.Shards), Shard: g.opts.describe(head(g.opts.Shards)), Err: errors.New(cause)},
+		Message: fmt.Sprintf("a shard of %s was lost (%s: %s); send the request again", g.opts.Name, g.opts.describe(i), cause),
+		Err:     &Lost{Index: i, Shard: g.opts.describe(i), Err: errors.New(cause)},
 	}
 }
 
@@ -49,11 +51,18 @@ func (g *Group) begin() (epoch uint64) {
 	return g.epoch
 }
 
-// present is the life of the head in the present epoch.
-func (g *Group) present() context.Context {
+// present is the present epoch, and the life of the head in it.
+func (g *Group) present() (epoch uint64, life context.Context) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.life
+	return g.epoch, g.life
+}
+
+// together tells whether nothing is known against the present epoch.
+func (g *Group) together() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.parted != g.epoch
 }
 
 // within gives a context that ends with ctx or with life; told puts life's
@@ -75,12 +84,21 @@ func within(ctx, life context.Context) (both context.Context, told func(error) e
 // stream is a generation of the head that ends when the head is lost.
 type stream struct {
 	generation.Stream
-	life context.Context // of the epoch that it began in
+	group *Group
+	epoch uint64          // that it began in
+	life  context.Context // of the head in it
 }
 
 // Next implements generation.Stream.
 func (s *stream) Next(ctx context.Context) ([]wire.Token, *wire.Done, error) {
 	ctx, told := within(ctx, s.life)
 	tokens, done, err := s.Stream.Next(ctx)
+	if done != nil && done.Code == wire.CodeShard {
+		// The head tells its clients first, and the group after it has left
+		// the others. Who asks again in between must not find it alone.
+		s.group.mu.Lock()
+		s.group.parted = max(s.group.parted, s.epoch)
+		s.group.mu.Unlock()
+	}
 	return tokens, done, told(err)
 }
