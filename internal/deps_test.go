@@ -36,7 +36,9 @@ var layers = []struct {
 		"internal/supervise/...", "internal/slicestore", "internal/bench/...", "internal/mesh/...", "internal/remote/...", "internal/hub/...", "internal/store/...", "internal/telemetry/...",
 		"internal/runner/..."}},
 	{"catalog", false, []string{"internal/catalog"}},
-	{"edge", false, []string{"internal/httpapi/...", "internal/master/...", "internal/replica/...", "internal/worker/...", "internal/dashboard/..."}},
+	// The order of commands, which who gives some knows.
+	{"order", false, []string{"internal/replica/..."}},
+	{"edge", false, []string{"internal/httpapi/...", "internal/master/...", "internal/worker/...", "internal/dashboard/..."}},
 	// The commands declare the functions they want of a node (serve, local), and
 	// the node, who knows all, fills them in.
 	{"cli", true, []string{"internal/cli/..."}},

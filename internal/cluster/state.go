@@ -82,8 +82,11 @@ type File struct {
 // Wanted is a model that is to run until somebody unloads it, wherever: it
 // outlives its instances.
 type Wanted struct {
-	ID       string             `json:"id"`
-	Model    string             `json:"model"`
+	ID    string `json:"id"`
+	Model string `json:"model"`
+	// Copy numbers the replicas of a model from 0: two that came into being on
+	// two sides of a split with one number are one wish.
+	Copy     int                `json:"copy,omitempty"`
 	Context  int                `json:"context"`
 	Slots    int                `json:"slots"`
 	Sharding placement.Sharding `json:"sharding"`

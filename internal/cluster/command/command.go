@@ -1,0 +1,249 @@
+// Package command says what a master makes of a command: the events that carry
+// it out, or a refusal that names the fix.
+//
+// A command is either one change of package cluster, asked for by its kind (a
+// node's facts, a shard's report, a drain, ...), or a wish that takes several:
+// Load, Unload, Batch. Decide looks at the state alone. What it would have to
+// measure (free memory) comes inside the command, as a plan that is checked
+// against the ledger here: two plans made of one moment can't both take the
+// same memory.
+//
+// It is pure: time is an argument, and it imports cluster and ids alone.
+// All functions may be called from any goroutine.
+package command
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/skein-run/skein/internal/cluster"
+	"github.com/skein-run/skein/internal/ids"
+)
+
+// Command is a wish to change the state, as replica.Command is one. ID is
+// chosen by who asks: a command that comes twice is carried out once. The
+// master's own commands and nodes' facts need none.
+type Command struct {
+	ID      string
+	Kind    string
+	Body    json.RawMessage
+	Offered bool // it was acknowledged by the half that lost a split
+}
+
+// Kinds of commands that are not a single change.
+const (
+	kindLoad   = "load"
+	kindUnload = "unload"
+	kindBatch  = "batch"
+)
+
+// Result is what became of a command, for who asked.
+type Result struct {
+	Command   string   `json:"command_id,omitempty"`
+	Model     string   `json:"model_id,omitempty"`
+	Wanted    []string `json:"wanted,omitempty"`    // ids
+	Instances []string `json:"instances,omitempty"` // placed, or released
+	Freed     int64    `json:"freed,omitempty"`     // bytes that the ledger gets back
+	// Again: the command had been carried out before.
+	Again bool `json:"again,omitempty"`
+	// Refused are the changes of a batch that do not fit.
+	Refused []string `json:"refused,omitempty"`
+}
+
+// Of makes a command of one change.
+func Of(id string, c cluster.Change) (Command, error) {
+	return encode(id, cluster.KindOf(c), c)
+}
+
+// Batch makes one command of several changes. They are carried out in their
+// order, each that fits; what is so already is left out.
+func Batch(id string, changes []cluster.Change) (Command, error) {
+	var out []written
+	for _, c := range changes {
+		b, err := json.Marshal(c)
+		if err != nil {
+			return Command{}, fmt.Errorf("command %s: %w", cluster.KindOf(c), err)
+		}
+		out = append(out, written{cluster.KindOf(c), b})
+	}
+	return encode(id, kindBatch, out)
+}
+
+// written is a change of a batch.
+type written struct {
+	Kind string          `json:"kind"`
+	Body json.RawMessage `json:"body"`
+}
+
+func encode(id, kind string, body any) (Command, error) {
+	b, err := json.Marshal(body)
+	if err != nil {
+		return Command{}, fmt.Errorf("command %s: %w", kind, err)
+	}
+	return Command{ID: id, Kind: kind, Body: b}, nil
+}
+
+// decision is the work on one command.
+type decision struct {
+	start   cluster.State
+	state   cluster.State // with the events so far
+	command Command
+	session ids.Session
+	now     time.Time
+	events  []cluster.Event
+	result  Result
+}
+
+// Decide turns a command into events that follow the state, none if there is
+// nothing to change. The error is a *Refusal.
+func Decide(s cluster.State, c Command, session ids.Session, now time.Time) ([]cluster.Event, Result, error) {
+	d := &decision{start: s, state: s, command: c, session: session, now: now.UTC().Round(0), result: Result{Command: c.ID}}
+	if o, ok := s.Commands[c.ID]; ok && c.ID != "" {
+		return nil, d.again(o), d.dropped(o)
+	}
+	var err error
+	switch c.Kind {
+	case kindLoad:
+		err = with(d, d.load)
+	case kindUnload:
+		err = with(d, d.unload)
+	case kindBatch:
+		err = with(d, d.batch)
+	default:
+		err = d.single()
+	}
+	if err != nil {
+		return nil, Result{}, err
+	}
+	return d.events, d.result, nil
+}
+
+// with reads the command's body and carries it out.
+func with[T any](d *decision, do func(T) error) error {
+	var body T
+	if err := json.Unmarshal(d.command.Body, &body); err != nil {
+		return refuse(Invalid, "command %s can't be read (%v); send it as this version of skein writes it", d.command.Kind, err)
+	}
+	return do(body)
+}
+
+// single carries out one change.
+func (d *decision) single() error {
+	c, err := cluster.DecodeChange(d.command.Kind, d.command.Body)
+	if err != nil {
+		return refuse(Invalid, "command %s can't be read: %v", d.command.Kind, err)
+	}
+	if !may(c) {
+		return refuse(Invalid, "%s is no command; it comes of others", d.command.Kind)
+	}
+	if d.command.Offered {
+		return d.offered(c)
+	}
+	return d.change(c)
+}
+
+// batch carries out what fits.
+func (d *decision) batch(list []written) error {
+	for _, w := range list {
+		c, err := cluster.DecodeChange(w.Kind, w.Body)
+		if err != nil || !may(c) {
+			return refuse(Invalid, "change %s of a batch can't be read (%v); send it as this version of skein writes it", w.Kind, err)
+		}
+		if err := d.change(c); err != nil {
+			d.result.Refused = append(d.result.Refused, w.Kind+": "+err.Error())
+		}
+	}
+	return nil
+}
+
+// may tells whether a change can be asked for.
+func may(c cluster.Change) bool {
+	_, dropped := c.(cluster.CommandDropped)
+	return !dropped
+}
+
+// change carries out a change, unless it is so already.
+func (d *decision) change(c cluster.Change) error {
+	if d.already(c) {
+		return nil
+	}
+	if r := d.explain(c); r != nil {
+		return r
+	}
+	if err := d.add(c); err != nil {
+		return refuse(codeOf(c), "%v", err)
+	}
+	return nil
+}
+
+// add makes an event. The first one of a command names it.
+func (d *decision) add(c cluster.Change) error {
+	e := cluster.Event{Index: d.state.Index + 1, Session: d.session, At: d.now, Change: c}
+	if len(d.events) == 0 {
+		e.Command = d.command.ID
+	}
+	if err := d.state.Admit(e); err != nil {
+		return err
+	}
+	d.state = d.state.Apply(e)
+	d.events = append(d.events, e)
+	return nil
+}
+
+// again answers a command that was carried out before.
+func (d *decision) again(o cluster.CommandOutcome) Result {
+	r := Result{Command: d.command.ID, Again: true}
+	switch d.command.Kind {
+	case kindLoad:
+		var l Load
+		if json.Unmarshal(d.command.Body, &l) != nil {
+			return r
+		}
+		r.Model = l.Model
+		for n := 0; ; n++ {
+			id := l.wanted(d.command.ID, n)
+			if _, ok := d.state.Wanted[id]; !ok {
+				break
+			}
+			r.Wanted = append(r.Wanted, id)
+			for _, i := range Instances(d.state, id) {
+				r.Instances = append(r.Instances, i.ID)
+			}
+		}
+	case kindUnload:
+		var u Unload
+		if json.Unmarshal(d.command.Body, &u) == nil {
+			r.Model = u.Model
+		}
+	}
+	return r
+}
+
+func (d *decision) dropped(o cluster.CommandOutcome) error {
+	if o.Dropped == "" || d.command.Offered {
+		return nil
+	}
+	return refuse(Dropped, "this command was taken by a half of the cluster that lost, and not done after all: %s; give it again under another id", o.Dropped)
+}
+
+// Undo makes the command that offers an event of a losing half to the winner;
+// false if it needs no offer: the master's view of nodes, and why something
+// does not run, are the winner's to find out. What a node of the losing half
+// released for want of its peers may run well on the other side.
+func Undo(e cluster.Event) (Command, bool) {
+	switch e.Change.(type) {
+	case cluster.SessionBegan, cluster.NodeGone, cluster.WantedProblem, cluster.InstanceReleased, cluster.CommandDropped, nil:
+		return Command{}, false
+	}
+	id := e.Command
+	if id == "" {
+		id = fmt.Sprintf("%v/%d", e.Session, e.Index)
+	}
+	c, err := Of(id, e.Change)
+	if err != nil {
+		return Command{}, false // it was read from JSON, so it can be written
+	}
+	c.Offered = true
+	return c, true
+}
