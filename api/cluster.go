@@ -6,106 +6,132 @@
 //
 // Names are snake_case and flat. Sizes in *_gb fields are GB of 2^30 bytes
 // rounded to one decimal; fields in bytes say so in their name. Times are Unix
-// seconds with a fraction. Lists are never null.
+// seconds with a fraction. Lists and numbers are never null: what a machine
+// cannot measure is 0, and named in Node.Unmeasured.
 package api
 
 // DefaultPort is where a node's API listens unless --api-port says otherwise.
 const DefaultPort = 52415
 
-// Ways in which a model is spread over nodes.
+// Overview answers GET /v1/cluster.
+type Overview struct {
+	NodeCount           int        `json:"node_count" doc:"Nodes that are online" example:"3"`
+	TotalRAMGB          float64    `json:"total_ram_gb" doc:"Memory of the online nodes; of several nodes on one machine it counts once" example:"192"`
+	AvailableRAMGB      float64    `json:"available_ram_gb" example:"120.5"`
+	UsedRAMGB           float64    `json:"used_ram_gb" example:"71.5"`
+	RAMUsedPercent      float64    `json:"ram_used_percent" doc:"0 to 100" example:"37.2"`
+	LoadedModelCount    int        `json:"loaded_model_count" doc:"Entries of models that are ready or running" example:"1"`
+	ActiveTaskCount     int        `json:"active_task_count" example:"2"`
+	ActiveDownloadCount int        `json:"active_download_count" doc:"Downloads that are pending or running" example:"0"`
+	Nodes               []Node     `json:"nodes" nullable:"false" doc:"Also those that were lost in the last 10 minutes, as stale"`
+	Models              []Model    `json:"models" nullable:"false" doc:"What is loaded, being loaded, or failed"`
+	Tasks               []Task     `json:"tasks" nullable:"false" doc:"Requests being worked on, of all API nodes"`
+	Downloads           []Download `json:"downloads" nullable:"false"`
+	MasterNodeID        string     `json:"master_node_id" doc:"Empty without a live master"`
+	Timestamp           float64    `json:"timestamp" doc:"Unix seconds" example:"1764000000.25"`
+
+	TokensPerSecond float64 `json:"tokens_per_second" doc:"What all models generate now, together" example:"41.5"`
+}
+
+// Health answers GET /v1/cluster/health, always with 200.
+type Health struct {
+	Healthy       bool    `json:"healthy" doc:"False without nodes or without a master"`
+	NodeCount     int     `json:"node_count" example:"3"`
+	MasterNodeID  string  `json:"master_node_id" doc:"Empty without a live master"`
+	UptimeSeconds float64 `json:"uptime_seconds" doc:"Of the node that answers" example:"3600"`
+	Timestamp     float64 `json:"timestamp" doc:"Unix seconds" example:"1764000000.25"`
+
+	Problem string `json:"problem,omitempty" doc:"Why it is not healthy, and what to do"`
+}
+
+// NodeList answers GET /v1/cluster/nodes.
+type NodeList struct {
+	NodeCount int     `json:"node_count" doc:"Nodes that are online" example:"3"`
+	Nodes     []Node  `json:"nodes" nullable:"false"`
+	Timestamp float64 `json:"timestamp" doc:"Unix seconds" example:"1764000000.25"`
+}
+
+// States of a node.
 const (
-	ShardingPipeline = "pipeline"
-	ShardingTensor   = "tensor"
+	NodeOnline  = "online"
+	NodeStale   = "stale"   // gone, for less than ten minutes
+	NodeUnknown = "unknown" // there, but nothing is known of it yet
 )
 
-// InstanceType is the only kind of instance there is.
-const InstanceType = "LlamaCpp"
-
-// States of a model.
-const (
-	StatusNotLoaded   = "not_loaded"
-	StatusDownloading = "downloading"
-	StatusLoading     = "loading"
-	StatusReady       = "ready"   // loaded, nothing to do
-	StatusRunning     = "running" // loaded, generating
-	StatusFailed      = "failed"
-)
-
-// ClusterModels answers GET /v1/cluster/models.
-type ClusterModels struct {
-	Loaded      []Model    `json:"loaded" nullable:"false" doc:"Models that are loaded, being loaded, or failed to load"`
-	Downloading []Download `json:"downloading" nullable:"false" doc:"Model files being fetched"`
-	Timestamp   float64    `json:"timestamp" doc:"Unix seconds"`
+// Node is a machine of the cluster, or one of several nodes on a machine.
+type Node struct {
+	NodeID           string   `json:"node_id" example:"3fa1c2d4e5f60718"`
+	FriendlyName     string   `json:"friendly_name" example:"studio"`
+	Chip             string   `json:"chip" example:"Apple M3 Max"`
+	OSVersion        string   `json:"os_version" example:"darwin 15.1"`
+	RAMTotalGB       float64  `json:"ram_total_gb" example:"64"`
+	RAMAvailableGB   float64  `json:"ram_available_gb" example:"40.2"`
+	RAMUsedGB        float64  `json:"ram_used_gb" example:"23.8"`
+	RAMUsedPercent   float64  `json:"ram_used_percent" doc:"0 to 100" example:"37.2"`
+	DiskTotalGB      float64  `json:"disk_total_gb" doc:"Of the disk where models lie" example:"926.4"`
+	DiskAvailableGB  float64  `json:"disk_available_gb" example:"512"`
+	GPUUsagePercent  float64  `json:"gpu_usage_percent" doc:"0 to 100" example:"12.5"`
+	CPUPUsagePercent float64  `json:"cpu_p_usage_percent" doc:"Of the fast cores, 0 to 100; where all are alike, of all" example:"8"`
+	CPUEUsagePercent float64  `json:"cpu_e_usage_percent" doc:"Of the efficient cores, 0 to 100" example:"3.1"`
+	TemperatureC     float64  `json:"temperature_c" example:"45"`
+	PowerWatts       float64  `json:"power_watts" example:"22.5"`
+	IPAddresses      []string `json:"ip_addresses" nullable:"false" example:"[\"192.168.1.20\"]"`
+	ConnectionTypes  []string `json:"connection_types" nullable:"false" doc:"Such as ethernet, wifi, thunderbolt" example:"[\"ethernet\"]"`
+	HasThunderbolt   bool     `json:"has_thunderbolt"`
+	RDMAEnabled      bool     `json:"rdma_enabled"`
+	LoadedModels     []string `json:"loaded_models" nullable:"false" doc:"Short names" example:"[\"Qwen3-30B\"]"`
+	Status           string   `json:"status" enum:"online,stale,unknown"`
+	SecondsSinceSeen float64  `json:"seconds_since_seen" example:"0.4"`
+	IsMaster         bool     `json:"is_master"`
+	IsCandidate      bool     `json:"is_candidate" doc:"It may become master"`
+	Roles            []string `json:"roles" nullable:"false" doc:"Of master, candidate, api, worker, downloads" example:"[\"candidate\",\"api\",\"worker\",\"downloads\"]"`
+	Draining         bool     `json:"draining" doc:"It gets nothing new"`
+	Accelerators     []Device `json:"accelerators" nullable:"false" doc:"Devices with memory of their own, or that share the machine's"`
+	Version          string   `json:"version" example:"0.6.0"`
+	UptimeSeconds    float64  `json:"uptime_seconds" example:"3600"`
+	Unmeasured       []string `json:"unmeasured" nullable:"false" doc:"Names of the numeric fields that this machine cannot measure; they are 0" example:"[\"power_watts\"]"`
+	ReservedMemoryGB float64  `json:"reserved_memory_gb" doc:"Promised to the models on this node, in all memories" example:"20.3"`
 }
 
-// Model is one instance of a model: what is loaded, where, in which state.
-type Model struct {
-	InstanceID     string            `json:"instance_id"`
-	ModelID        string            `json:"model_id" doc:"Full id; may contain slashes"`
-	ModelName      string            `json:"model_name" doc:"Last path part of the id"`
-	Sharding       string            `json:"sharding" enum:"pipeline,tensor"`
-	InstanceType   string            `json:"instance_type" doc:"Always LlamaCpp"`
-	Nodes          []string          `json:"nodes" nullable:"false" doc:"Node ids"`
-	NodeNames      []string          `json:"node_names" nullable:"false" doc:"Friendly names, in the order of nodes"`
-	StorageSizeGB  float64           `json:"storage_size_gb"`
-	RunnerStatuses map[string]string `json:"runner_statuses" doc:"Status of the runner on each node, by node id"`
-	Ready          bool              `json:"ready" doc:"True when ready or running"`
-	Status         string            `json:"status" enum:"loading,ready,running,failed"`
-
-	PredictedTokensPerSecond float64 `json:"predicted_tokens_per_second" doc:"Of one stream; 0: no prediction"`
-	MeasuredTokensPerSecond  float64 `json:"measured_tokens_per_second" doc:"Of one stream, lately; 0: nothing measured yet"`
-	ContextLength            int     `json:"context_length" doc:"Tokens of each slot; 0 until loaded"`
-	Slots                    int     `json:"slots" doc:"Requests that run at once; 0 until loaded"`
-	MemoryGB                 float64 `json:"memory_gb" doc:"Estimated memory of weights, caches and buffers"`
-	Error                    string  `json:"error,omitempty" doc:"Why the status is failed"`
+// Device is an accelerator.
+type Device struct {
+	ID                string  `json:"id" example:"CUDA0"`
+	Name              string  `json:"name" example:"NVIDIA GeForce RTX 4090"`
+	Kind              string  `json:"kind" example:"cuda"`
+	MemoryTotalGB     float64 `json:"memory_total_gb" example:"24"`
+	MemoryAvailableGB float64 `json:"memory_available_gb" example:"20.5"`
 }
 
-// States of a download.
-const (
-	DownloadPending   = "pending"
-	DownloadRunning   = "downloading"
-	DownloadCompleted = "completed"
-	DownloadFailed    = "failed"
-)
-
-// Download is one model file on its way to one node.
-type Download struct {
-	NodeID          string  `json:"node_id"`
-	NodeName        string  `json:"node_name"`
-	ModelID         string  `json:"model_id"`
-	Status          string  `json:"status" enum:"pending,downloading,completed,failed"`
-	DownloadedGB    float64 `json:"downloaded_gb"`
-	TotalGB         float64 `json:"total_gb"`
-	ProgressPercent float64 `json:"progress_percent"`
-	SpeedMBs        float64 `json:"speed_mb_s" doc:"Megabytes (2^20) a second"`
-	ETASeconds      float64 `json:"eta_seconds"`
-	Error           string  `json:"error" doc:"Empty unless the status is failed"`
+// Task is a request that an API node works on.
+type Task struct {
+	TaskID     string  `json:"task_id"`
+	TaskType   string  `json:"task_type" example:"chat"`
+	Status     string  `json:"status" example:"running"`
+	ModelID    string  `json:"model_id"`
+	InstanceID string  `json:"instance_id" doc:"Empty while it waits for one"`
+	NodeID     string  `json:"node_id" doc:"The API node whose client asked"`
+	AgeSeconds float64 `json:"age_seconds" doc:"Since it came in" example:"1.5"`
 }
 
-// LoadRequest is the body of POST /v1/cluster/models/load.
-type LoadRequest struct {
-	ModelID       string `json:"model_id" minLength:"1" doc:"Model id or short name, without regard to case"`
-	MinNodes      int    `json:"min_nodes,omitempty" minimum:"0" doc:"Nodes to spread it over at least; 0 or 1: any"`
-	Sharding      string `json:"preferred_sharding,omitempty" enum:"auto,pipeline,tensor" doc:"How to spread it"`
-	ContextLength int    `json:"context_length,omitempty" minimum:"0" doc:"Tokens for each slot; 0: the node's default"`
-	Slots         int    `json:"slots,omitempty" minimum:"0" maximum:"256" doc:"Requests that run at once; 0: the node's default"`
+// PromoteRequest is the body of POST /v1/cluster/master.
+type PromoteRequest struct {
+	NodeID string `json:"node_id" minLength:"1" maxLength:"200" doc:"The new master, by id, unambiguous prefix of the id, or friendly name" example:"studio"`
 }
 
-// LoadAnswer says what was decided; the work goes on in the background.
-type LoadAnswer struct {
-	Message           string            `json:"message"`
-	CommandID         string            `json:"command_id"`
-	ModelID           string            `json:"model_id"`
-	InstanceID        string            `json:"instance_id"`
-	Placement         map[string]string `json:"placement" doc:"Role by node id"`
-	EstimatedMemoryGB float64           `json:"estimated_memory_gb"`
+// PromoteAnswer is sent when the lead was handed over.
+type PromoteAnswer struct {
+	Message      string `json:"message"`
+	CommandID    string `json:"command_id"`
+	MasterNodeID string `json:"master_node_id" doc:"The master now"`
+	PreviousID   string `json:"previous_master_node_id" doc:"The master before; empty if there was none"`
 }
 
-// UnloadAnswer answers DELETE /v1/cluster/models/{name}.
-type UnloadAnswer struct {
-	Message       string  `json:"message"`
-	CommandID     string  `json:"command_id"`
-	ModelID       string  `json:"model_id"`
-	InstanceID    string  `json:"instance_id"`
-	FreedMemoryGB float64 `json:"freed_memory_gb"`
+// DrainAnswer answers POST /v1/cluster/nodes/{id}/drain and /resume.
+type DrainAnswer struct {
+	Message   string   `json:"message"`
+	CommandID string   `json:"command_id"`
+	NodeID    string   `json:"node_id"`
+	Draining  bool     `json:"draining" doc:"What it is now"`
+	Moving    []string `json:"moving" nullable:"false" doc:"Short names of the models that leave the node"`
+	Copies    int      `json:"copies" doc:"Nodes on whose disks the command lies" example:"2"`
 }

@@ -44,12 +44,21 @@ const (
 	CodeModelNotFound     = "model_not_found"      // 404: message lists what there is
 	CodeAmbiguousModel    = "ambiguous_model"      // 409: message lists the candidates
 	CodeModelLoaded       = "model_already_loaded" // 409
+	CodeModelNotLoaded    = "model_not_loaded"     // 404: message lists what is loaded
+	CodeNodeNotFound      = "node_not_found"       // 404: message lists the nodes there are
+	CodeAmbiguousNode     = "ambiguous_node"       // 409: message lists the candidates
+	CodeNotEnoughNodes    = "not_enough_nodes"     // 409: more min_nodes than there are workers
+	CodeNotPlaceable      = "not_placeable"        // 409: memory would do, but the model or a node can't take it so
+	CodeConflict          = "conflict"             // 409: the cluster changed meanwhile, or it is so already
 	CodeModelNotRemovable = "model_not_removable"  // 409: bundled, or in a models folder
 	CodeFileNotFound      = "file_not_found"       // 400: a path that the node cannot read
 	CodeInvalidModelFile  = "invalid_model_file"   // 400: not a GGUF that skein can use
 	CodeNoMemory          = "insufficient_memory"  // 507
 	CodeDiskFull          = "disk_full"            // 507
 	CodeUnavailable       = "unavailable"          // 503
+	CodeNoMaster          = "no_master"            // 503: message says which node or flag would bring one
+	CodeUnconfirmed       = "unconfirmed"          // 503: not known whether it was done; send it again with the same Idempotency-Key
+	CodeNotImplemented    = "not_implemented"      // 501: this node can't do that yet
 	CodeInvalidAPIKey     = "invalid_api_key"      // 401
 	CodeInternal          = "internal_error"       // 500
 )
