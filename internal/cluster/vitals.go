@@ -89,15 +89,15 @@ type DownloadVitals struct {
 
 // Task is a request that a node's API works on.
 type Task struct {
-	ID       string    `json:"id"`
-	Type     string    `json:"type"`   // "chat", "completion"
-	Status   string    `json:"status"` // "waiting", "running", "resuming"
-	Model    string    `json:"model"`
-	Instance string    `json:"instance"` // "" while it waits for one
-	Since    time.Time `json:"since"`
+	ID       string  `json:"id"`
+	Type     string  `json:"type"`   // "chat", "completion"
+	Status   string  `json:"status"` // "waiting", "running", "resuming"
+	Model    string  `json:"model"`
+	Instance string  `json:"instance"` // "" while it waits for one
+	Age      float64 `json:"age"`      // s since it came in, at Vitals.At
 }
 
-// Device gives the vitals of a memory; the zero value if they are not told.
+// Device gives the vitals of a memory; false if they are not told.
 func (v Vitals) Device(id string) (DeviceVitals, bool) {
 	for _, d := range v.Devices {
 		if d.ID == id {
