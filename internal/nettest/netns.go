@@ -20,8 +20,9 @@ type Options struct {
 // is a namespace of its own. Host i has the address Address(i); the switch can
 // have relays, at Address(Switch).
 type Network struct {
-	t     testing.TB
-	names []string // of the namespaces; the switch is the last
+	t      testing.TB
+	names  []string // of the namespaces; the switch is the last
+	relays int      // that Behind has made; of the goroutine of the test
 }
 
 // Switch is the index of the namespace in the middle.

@@ -154,3 +154,43 @@ func TestRelayBetweenHosts(t *testing.T) {
 		t.Errorf("it took %v, less than the delay", took)
 	}
 }
+
+// TestBehind: a program that takes any port is reached through the relay.
+func TestBehind(t *testing.T) {
+	n := New(t, Options{Hosts: 2})
+	const delay = 3 * time.Millisecond
+	address := n.Behind(1, Path{Delay: delay, Precise: true})
+	target, err := n.Listen(1, n.Address(1)+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer target.Close()
+	_, port, err := net.SplitHostPort(target.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := n.Dial(0, net.JoinHostPort(address, port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	far, err := target.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	begin := time.Now()
+	if _, err := c.Write([]byte("ping")); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 4)
+	if _, err := io.ReadFull(far, b); err != nil || string(b) != "ping" {
+		t.Fatalf("%q, %v", b, err)
+	}
+	if took := time.Since(begin); took < delay {
+		t.Errorf("it took %v, less than the delay", took)
+	}
+	if other := n.Behind(0, Path{}); other == address {
+		t.Error("two hosts are behind one address")
+	}
+}
