@@ -1,6 +1,7 @@
-// Package slicestore brings the bytes of a shard to a machine that lacks the
-// model file: Source serves the ranges of a model's files over HTTP, and Store
-// fetches those that one shard needs, checks them, and keeps them.
+// Package slicestore brings the bytes of a model to a machine that lacks its
+// files: Source serves ranges of them over HTTP, a Shelf those of many models,
+// and Store fetches what one shard needs, or all of it, from whichever holder
+// gives it, checks it, and keeps it.
 //
 // What is kept is a copy of each file in which only those ranges are filled;
 // the rest are holes that take no room where the file system has such. So a
@@ -8,9 +9,9 @@
 // A journal beside it says what has arrived, with its hash: an interrupted
 // fetch goes on where it was, and every use checks the hashes again.
 //
-// It imports gguf and the standard library's network, and no other part. A
-// Source may be used from any goroutine; a Store likewise, also by several
-// processes.
+// It imports gguf and the standard library's network, and no other part. Sources
+// and Shelves may be used from any goroutine; a Store likewise, also by several
+// processes. None has goroutines beyond its calls.
 package slicestore
 
 import (
@@ -19,15 +20,19 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/skein-run/skein/internal/gguf"
+	"github.com/skein-run/skein/internal/gguf/slice"
 )
 
 // Part is one file of a model, as far as it takes to tell it from others.
 type Part struct {
-	Size   int64  `json:"size"`   // bytes
-	Header int64  `json:"header"` // of those, before the tensors' data
-	Digest string `json:"digest"` // SHA-256 of the header and of samples of the data, hex
+	Size   int64 `json:"size"`   // bytes
+	Header int64 `json:"header"` // of those, before the tensors' data
+	// Digest is what Identify makes, or the SHA-256 of the file, hex. Both ends
+	// of a transfer mean the same.
+	Digest string `json:"digest"`
 }
 
 // ID names a model by its content.
@@ -62,12 +67,17 @@ func Identify(parts []*gguf.File, files []io.ReaderAt) (ID, error) {
 	return id, nil
 }
 
-// Key is a file name for the model together with one shard of it.
+// Key is a file name for the model together with one shard of it; nil: all of
+// it. It does not depend on the parts' Header.
 func (id ID) Key(shard any) (string, error) {
+	content := ID{Parts: slices.Clone(id.Parts)}
+	for i := range content.Parts {
+		content.Parts[i].Header = 0
+	}
 	b, err := json.Marshal(struct {
 		ID    ID
 		Shard any
-	}{id, shard})
+	}{content, shard})
 	if err != nil {
 		return "", fmt.Errorf("name a slice: %w", err)
 	}
@@ -87,6 +97,41 @@ type Block struct {
 
 // Bytes is the size of the piece.
 func (b Block) Bytes() int64 { return b.Length * b.Count }
+
+// Needs lists what a shard reads of a model's files.
+func Needs(m *gguf.Model, spec slice.Spec) ([]Block, error) {
+	f, err := slice.Cut(m, spec)
+	if err != nil {
+		return nil, err
+	}
+	var out []Block
+	add := func(r slice.Range) {
+		if r.Part >= 0 {
+			out = append(out, Block{Part: r.Part, Offset: r.Offset, Length: r.Length, Stride: r.Stride, Count: r.Count})
+		}
+	}
+	for _, t := range f.Tensors {
+		for _, r := range t.Source {
+			add(r)
+		}
+	}
+	if f.Run.Embed != nil {
+		add(f.Run.Embed.Rows)
+	}
+	return out, nil
+}
+
+// Everything is all of a model's files but their headers, which a Store always
+// fetches.
+func Everything(m *gguf.Model) ([]Block, error) {
+	var out []Block
+	for i, p := range m.Parts() {
+		if p.Size > p.DataOffset {
+			out = append(out, Block{Part: i, Offset: p.DataOffset, Length: p.Size - p.DataOffset, Count: 1})
+		}
+	}
+	return out, nil
+}
 
 // blockBytes is about what one request brings.
 const blockBytes = 4 << 20

@@ -8,11 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"time"
 )
-
-// retryLock is how often a lock that another process holds is tried.
-const retryLock = 100 * time.Millisecond
 
 // entry is one line of the journal.
 type entry struct {

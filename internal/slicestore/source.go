@@ -67,9 +67,14 @@ func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
+	serveBlock(w, r, s.id, s.files)
+}
+
+// serveBlock answers with the bytes of a piece.
+func serveBlock(w http.ResponseWriter, r *http.Request, id ID, files []io.ReaderAt) {
 	b, err := parseBlock(r.URL.Query())
 	if err == nil {
-		err = b.inside(s.id)
+		err = b.inside(id)
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -80,7 +85,7 @@ func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	sum := sha256.New()
 	out := bufio.NewWriterSize(io.MultiWriter(w, sum), 256<<10)
 	for i := range b.Count {
-		if _, err := io.Copy(out, io.NewSectionReader(s.files[b.Part], b.Offset+i*b.Stride, b.Length)); err != nil {
+		if _, err := io.Copy(out, io.NewSectionReader(files[b.Part], b.Offset+i*b.Stride, b.Length)); err != nil {
 			panic(http.ErrAbortHandler) // the status is out; a cut body is the only way to say it
 		}
 	}

@@ -2,7 +2,6 @@ package slicestore
 
 import (
 	"bytes"
-	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -55,8 +54,14 @@ func serve(t *testing.T) *original {
 	return o
 }
 
-func (o *original) remote() Remote {
-	return Remote{URL: o.server.URL, Token: "secret", Client: o.server.Client(), ID: o.id}
+func (o *original) holder() Holder {
+	return Holder{Name: "there", URL: o.server.URL, Token: "secret", Client: o.server.Client()}
+}
+
+// fetch brings some pieces.
+func (o *original) fetch(t *testing.T, s *Store) ([]string, error) {
+	t.Helper()
+	return s.Fetch(t.Context(), Want{Name: "a", ID: o.id, Pieces: some}, o.holder())
 }
 
 // some takes a run and a strided piece of the data.
@@ -87,15 +92,19 @@ func (o *original) wantFilled(t *testing.T, path string) {
 
 func TestFetch(t *testing.T) {
 	o, s := serve(t), &Store{Dir: t.TempDir()}
-	last := 0.0
-	paths, err := s.Fetch(t.Context(), "a", o.remote(), some, func(v float64) { last = v })
-	if err != nil || len(paths) != 1 || last != 1 {
-		t.Fatalf("%v, %v, progress %v", paths, err, last)
+	var done, total int64
+	paths, err := s.Fetch(t.Context(), Want{Name: "a", ID: o.id, Pieces: some, Progress: func(d, all int64, from string) {
+		if done, total = d, all; from != "there" {
+			t.Errorf("from %q", from)
+		}
+	}}, o.holder())
+	if err != nil || len(paths) != 1 || done != 160 || total != 160 {
+		t.Fatalf("%v, %v, progress %d of %d", paths, err, done, total)
 	}
 	o.wantFilled(t, paths[0])
 	asked := o.asked.Load()
 	o.server.Close() // what is here needs nobody
-	if _, err := s.Fetch(t.Context(), "a", o.remote(), some, func(float64) {}); err != nil {
+	if _, err := o.fetch(t, s); err != nil {
 		t.Fatalf("again: %v", err)
 	}
 	if got := o.asked.Load(); got != asked {
@@ -115,7 +124,7 @@ func TestResumeAndRepair(t *testing.T) {
 		return false
 	}
 	o.broken.Store(&fail)
-	if _, err := s.Fetch(t.Context(), "a", o.remote(), some, func(float64) {}); err == nil || !strings.Contains(err.Error(), "no more today") {
+	if _, err := o.fetch(t, s); err == nil || !strings.Contains(err.Error(), "no more today") {
 		t.Fatalf("error %v", err)
 	}
 	o.broken.Store(nil)
@@ -128,7 +137,7 @@ func TestResumeAndRepair(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := o.asked.Load()
-	paths, err := s.Fetch(t.Context(), "a", o.remote(), some, func(float64) {})
+	paths, err := o.fetch(t, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +156,7 @@ func TestResumeAndRepair(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Fetch(t.Context(), "a", o.remote(), some, func(float64) {}); err != nil {
+	if _, err := o.fetch(t, s); err != nil {
 		t.Fatal(err)
 	}
 	o.wantFilled(t, paths[0])
@@ -167,12 +176,12 @@ func TestChangedOnTheWay(t *testing.T) {
 		return true
 	}
 	o.broken.Store(&change)
-	_, err := s.Fetch(t.Context(), "a", o.remote(), some, func(float64) {})
+	_, err := o.fetch(t, s)
 	if err == nil || !strings.Contains(err.Error(), "changed on their way") {
 		t.Fatalf("error %v", err)
 	}
 	o.broken.Store(nil)
-	paths, err := s.Fetch(t.Context(), "a", o.remote(), some, func(float64) {})
+	paths, err := o.fetch(t, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +235,7 @@ func TestBadIDs(t *testing.T) {
 		"negative":     {Parts: []Part{{Size: -1, Header: -1}}},
 	} {
 		dir := t.TempDir()
-		if _, err := (&Store{Dir: dir}).Fetch(context.Background(), "a", Remote{ID: id}, some, func(float64) {}); err == nil {
+		if _, err := (&Store{Dir: dir}).Fetch(t.Context(), Want{Name: "a", ID: id, Pieces: some}); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {

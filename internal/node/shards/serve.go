@@ -13,7 +13,6 @@ import (
 
 	"github.com/skein-run/skein/internal/cli/shardcmd"
 	"github.com/skein-run/skein/internal/gguf"
-	"github.com/skein-run/skein/internal/gguf/slice"
 	"github.com/skein-run/skein/internal/library"
 	"github.com/skein-run/skein/internal/runner/wire"
 	"github.com/skein-run/skein/internal/slicestore"
@@ -125,10 +124,14 @@ func (f *offer) model(ctx context.Context, coordinator string, s remote.Source, 
 	defer transport.CloseIdleConnections()
 	f.host.Logger.Info("fetching a slice", "from", coordinator, "slice", name)
 	store := &slicestore.Store{Dir: filepath.Join(f.host.Home.Dir(), "slices")}
-	return store.Fetch(ctx, name, slicestore.Remote{
-		URL: scheme + "://" + net.JoinHostPort(coordinator, strconv.Itoa(s.Port)), Token: s.Token,
-		Client: &http.Client{Transport: transport}, ID: id,
-	}, func(m *gguf.Model) ([]slicestore.Block, error) { return blocks(m, spec.Shards[spec.Index]) }, progress)
+	return store.Fetch(ctx, slicestore.Want{
+		Name: name, ID: id,
+		Pieces:   func(m *gguf.Model) ([]slicestore.Block, error) { return slicestore.Needs(m, spec.Shards[spec.Index]) },
+		Progress: func(done, total int64, _ string) { progress(float64(done) / float64(total)) },
+	}, slicestore.Holder{
+		Name: coordinator, URL: scheme + "://" + net.JoinHostPort(coordinator, strconv.Itoa(s.Port)), Token: s.Token,
+		Client: &http.Client{Transport: transport},
+	})
 }
 
 // own looks for the model among those of this machine: nil when it is not
@@ -177,27 +180,4 @@ func isModel(paths []string, id slicestore.ID) (bool, error) {
 		}
 	}
 	return true, nil
-}
-
-// blocks lists what a shard reads of the source.
-func blocks(m *gguf.Model, spec slice.Spec) ([]slicestore.Block, error) {
-	f, err := slice.Cut(m, spec)
-	if err != nil {
-		return nil, err
-	}
-	var out []slicestore.Block
-	add := func(r slice.Range) {
-		if r.Part >= 0 {
-			out = append(out, slicestore.Block{Part: r.Part, Offset: r.Offset, Length: r.Length, Stride: r.Stride, Count: r.Count})
-		}
-	}
-	for _, t := range f.Tensors {
-		for _, r := range t.Source {
-			add(r)
-		}
-	}
-	if f.Run.Embed != nil {
-		add(f.Run.Embed.Rows)
-	}
-	return out, nil
 }

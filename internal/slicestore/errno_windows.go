@@ -1,0 +1,11 @@
+package slicestore
+
+import (
+	"errors"
+
+	"golang.org/x/sys/windows"
+)
+
+func full(err error) bool {
+	return errors.Is(err, windows.ERROR_DISK_FULL) || errors.Is(err, windows.ERROR_HANDLE_DISK_FULL)
+}
