@@ -12,6 +12,7 @@ import (
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/runner/wire"
 	"github.com/skein-run/skein/internal/supervise"
+	"github.com/skein-run/skein/internal/supervise/group/member"
 )
 
 // Group keeps one model served by its shards.
@@ -21,8 +22,8 @@ type Group struct {
 	done    chan struct{}      // closed when run ended
 	force   chan struct{}      // closed: Stop's time is up
 	once    sync.Once          // closes force
-	members []*supervise.Runner
-	head    *supervise.Runner
+	members []*member.Member
+	head    *member.Member
 	wake    chan struct{} // capacity 1: a member or a link changed
 
 	mu      sync.Mutex // guards all below
@@ -65,17 +66,17 @@ func Start(o Options) (*Group, error) {
 	g.life, g.headless = context.WithCancelCause(context.Background())
 	id := rand.Text()
 	for i := range g.opts.Shards {
-		ro := g.opts.runnerOptions(i, id)
-		ro.Broken = g.onBroken
-		r, err := supervise.Start(ro)
+		mo := g.opts.memberOptions(i, id)
+		mo.Runner.Broken = g.onBroken
+		m, err := member.Start(mo)
 		if err != nil {
 			cancel()
 			g.stopMembers(ctx)
 			return nil, fmt.Errorf("start %s: %w", g.opts.describe(i), err)
 		}
-		g.members = append(g.members, r)
+		g.members = append(g.members, m)
 	}
-	g.head = g.members[head(g.opts.Shards)]
+	g.head = g.members[member.Head(g.opts.specs())]
 	go g.run(ctx)
 	return g, nil
 }

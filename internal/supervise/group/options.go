@@ -19,12 +19,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/skein-run/skein/internal/gguf/slice"
 	"github.com/skein-run/skein/internal/runner/wire"
 	"github.com/skein-run/skein/internal/supervise"
+	"github.com/skein-run/skein/internal/supervise/group/member"
 )
 
 // Shard is one member and where it runs.
@@ -72,9 +72,6 @@ func (o *Options) validate() error {
 	if o.Name == "" || o.Logger == nil {
 		errs = append(errs, errors.New("name and logger are required"))
 	}
-	if len(o.Shards) == 0 {
-		errs = append(errs, errors.New("no shards"))
-	}
 	for _, d := range []time.Duration{o.PingLimit, o.ConnectLimit, o.StableAfter, o.BackoffMin} {
 		if d < 0 {
 			errs = append(errs, fmt.Errorf("negative duration %v", d))
@@ -83,34 +80,11 @@ func (o *Options) validate() error {
 	if o.BreakLimit < 0 {
 		errs = append(errs, fmt.Errorf("negative limit %d", o.BreakLimit))
 	}
-	if err := checkOrder(o.Shards); err != nil {
+	if err := member.CheckOrder(o.specs()); err != nil {
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("group: %w", err)
-	}
-	return nil
-}
-
-// checkOrder wants stages that follow each other without a gap, each with all
-// its ranks in order.
-func checkOrder(shards []Shard) error {
-	next, rank, ranks := 0, 0, 0
-	for i, s := range shards {
-		switch {
-		case s.Spec.First >= s.Spec.End || s.Spec.First != next || s.Spec.Rank != rank:
-			return fmt.Errorf("shard %d holds layers %d to %d, rank %d; expected one that begins at layer %d with rank %d", i, s.Spec.First, s.Spec.End-1, s.Spec.Rank, next, rank)
-		case rank == 0:
-			ranks = s.Spec.Ranks()
-		case s.Spec.End != shards[i-1].Spec.End || !slices.Equal(s.Spec.Parts, shards[i-1].Spec.Parts):
-			return fmt.Errorf("shard %d is cut in another way than the rank before it", i)
-		}
-		if rank++; rank == ranks {
-			next, rank = s.Spec.End, 0
-		}
-	}
-	if rank != 0 {
-		return fmt.Errorf("the last stage has %d of its %d ranks", rank, ranks)
 	}
 	return nil
 }
@@ -131,19 +105,23 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// head is the shard that owns the schedule: logits are in the last stage, and
-// all its ranks hold the same.
-func head(shards []Shard) int {
-	return len(shards) - shards[len(shards)-1].Spec.Ranks()
+// head is the shard that owns the schedule.
+func head(shards []Shard) int { return member.Head((&Options{Shards: shards}).specs()) }
+
+func (o *Options) specs() []slice.Spec {
+	out := make([]slice.Spec, len(o.Shards))
+	for i, s := range o.Shards {
+		out[i] = s.Spec
+	}
+	return out
 }
 
-// runnerOptions says how shard i is kept running.
-func (o *Options) runnerOptions(i int, id string) supervise.Options {
+// memberOptions says how shard i is kept running.
+func (o *Options) memberOptions(i int, id string) member.Options {
 	s := o.Shards[i]
 	r := o.runner
 	r.Executable, r.Args, r.Env, r.Build = o.Executable, o.Args, o.Env, o.Build
-	r.Name = fmt.Sprintf("%s (%s)", o.Name, o.describe(i))
-	r.Engine, r.Load, r.LoadBytes, r.Logger = o.Engine, o.Load, o.Bytes, o.Logger
+	r.Name, r.Engine, r.Load, r.LoadBytes, r.Logger = o.Name, o.Engine, o.Load, o.Bytes, o.Logger
 	if s.Launch != nil {
 		r.Launch = s.Launch
 	}
@@ -153,31 +131,10 @@ func (o *Options) runnerOptions(i int, id string) supervise.Options {
 	if s.Threads > 0 {
 		r.Load.Threads = s.Threads
 	}
-	listen := s.Listen
-	if listen == "" {
-		listen = "127.0.0.1:0"
+	return member.Options{
+		Runner: r, Group: id, Index: i, Specs: o.specs(), Where: s.Where, Listen: s.Listen, TLS: s.TLS, CPUs: s.CPUs,
+		StepSeconds: o.StepSeconds, HalfPrecision: o.HalfPrecision, PingLimit: o.PingLimit, ConnectLimit: o.ConnectLimit,
 	}
-	specs := make([]slice.Spec, len(o.Shards))
-	for j, other := range o.Shards {
-		specs[j] = other.Spec
-	}
-	r.Load.Shard = &wire.ShardSpec{
-		Group: id, Index: i, Shards: specs, Head: head(o.Shards), Listen: listen, TLS: s.TLS, CPUs: s.CPUs,
-		StepSeconds: o.StepSeconds, HalfPrecision: o.HalfPrecision,
-	}
-	return r
 }
 
-// describe names shard i for a person: "shard 1: layers 15-29, rank 0 of 2 on
-// host:port".
-func (o *Options) describe(i int) string {
-	s := o.Shards[i]
-	text := fmt.Sprintf("shard %d: layers %d-%d", i, s.Spec.First, s.Spec.End-1)
-	if n := s.Spec.Ranks(); n > 1 {
-		text += fmt.Sprintf(", rank %d of %d", s.Spec.Rank, n)
-	}
-	if s.Where != "" {
-		text += " on " + s.Where
-	}
-	return text
-}
+func (o *Options) describe(i int) string { return member.Describe(o.specs(), i, o.Shards[i].Where) }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/skein-run/skein/internal/runner/wire"
 	"github.com/skein-run/skein/internal/supervise"
+	"github.com/skein-run/skein/internal/supervise/group/member"
 )
 
 // run is the life of the Group.
@@ -37,7 +38,7 @@ func (g *Group) run(ctx context.Context) {
 }
 
 // mirror wakes the group with every change of a member.
-func (g *Group) mirror(ctx context.Context, m *supervise.Runner) {
+func (g *Group) mirror(ctx context.Context, m *member.Member) {
 	for {
 		s, changed := m.Watch()
 		g.poke()
@@ -55,40 +56,36 @@ func (g *Group) mirror(ctx context.Context, m *supervise.Runner) {
 // serve joins the members again and again, until ctx ends or one of them is
 // lost for good; it returns the last state.
 func (g *Group) serve(ctx context.Context) supervise.State {
-	var (
-		breaks int   // joins that broke or failed while nobody died, without being stable between
-		last   error // why the group was apart last
-	)
+	breaks := member.Breaks{StableAfter: g.opts.StableAfter, BackoffMin: g.opts.BackoffMin, Limit: g.opts.BreakLimit}
+	var last error // why the group was apart last
 	for {
-		if state, over := g.gather(ctx, breaks, last); over {
+		if state, over := g.gather(ctx, breaks.Count, last); over {
 			return state
 		}
 		err := g.join(ctx)
 		if err == nil {
 			began := time.Now()
-			g.set(supervise.State{Phase: supervise.Ready, Attempt: breaks, Progress: 1})
+			g.set(supervise.State{Phase: supervise.Ready, Attempt: breaks.Count, Progress: 1})
 			g.opts.Logger.Info("shards joined", "model", g.opts.Name, "shards", len(g.members), "epoch", g.current())
 			err = g.hold(ctx)
-			if time.Since(began) >= g.opts.StableAfter {
-				breaks = 0
-			}
+			breaks.Held(time.Since(began))
 		}
 		if ctx.Err() != nil {
 			return supervise.State{Phase: supervise.Stopped}
 		}
 		last = err
 		var wait time.Duration
-		if !died(err) { // a runner counts its own deaths
-			breaks++
-			wait = g.opts.BackoffMin << min(breaks-1, 16)
+		over := false
+		if !member.Died(err) {
+			wait, over = breaks.Add()
 		}
-		if breaks >= g.opts.BreakLimit {
+		if over {
 			g.opts.Logger.Error("the shards cannot be kept together, giving up", "model", g.opts.Name, "error", last)
-			return supervise.State{Phase: supervise.Failed, Attempt: breaks, Err: fmt.Errorf("broke %d times, last: %w", breaks, last)}
+			return supervise.State{Phase: supervise.Failed, Attempt: breaks.Count, Err: fmt.Errorf("broke %d times, last: %w", breaks.Count, last)}
 		}
-		g.opts.Logger.Warn("the shards are apart, joining them again", "model", g.opts.Name, "cause", last, "attempt", breaks, "wait", wait)
-		g.set(supervise.State{Phase: supervise.Restarting, Attempt: breaks, NextTry: time.Now().Add(wait), Err: last})
-		if breaks > 1 {
+		g.opts.Logger.Warn("the shards are apart, joining them again", "model", g.opts.Name, "cause", last, "attempt", breaks.Count, "wait", wait)
+		g.set(supervise.State{Phase: supervise.Restarting, Attempt: breaks.Count, NextTry: time.Now().Add(wait), Err: last})
+		if breaks.Count > 1 {
 			t := time.NewTimer(wait)
 			select {
 			case <-t.C:
@@ -169,7 +166,7 @@ func (g *Group) lost(i int, err error) error {
 // join connects the members with a new epoch. A member that gives no sign of
 // life, or no answer, is killed, so that it comes back anew.
 func (g *Group) join(ctx context.Context) error {
-	if err := g.all(ctx, g.opts.PingLimit, mute, (*supervise.Runner).Ping); err != nil {
+	if err := g.all(ctx, (*member.Member).Ping); err != nil {
 		return err
 	}
 	req := wire.ConnectRequest{Addresses: make([]string, len(g.members))}
@@ -179,48 +176,26 @@ func (g *Group) join(ctx context.Context) error {
 	g.mu.Lock()
 	req.Epoch = g.begin()
 	g.mu.Unlock()
-	return g.all(ctx, g.opts.ConnectLimit, "did not connect within", func(m *supervise.Runner, ctx context.Context) error {
+	return g.all(ctx, func(m *member.Member, ctx context.Context) error {
 		return m.Connect(ctx, req)
 	})
 }
 
-const mute = "gave no sign of life for"
-
 // all asks every member at once. It returns the telling one of their errors.
-func (g *Group) all(ctx context.Context, limit time.Duration, what string, ask func(*supervise.Runner, context.Context) error) error {
-	limited, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
+func (g *Group) all(ctx context.Context, ask func(*member.Member, context.Context) error) error {
 	errs := make([]error, len(g.members))
 	var wg sync.WaitGroup
 	for i, m := range g.members {
 		wg.Go(func() {
-			before, changed := m.Watch()
-			err := ask(m, limited)
-			if err == nil {
-				return
-			}
-			gone := died(err)
-			if limited.Err() != nil && ctx.Err() == nil && !gone {
-				err, gone = &supervise.Crash{Cause: fmt.Sprintf("%s %v", what, limit)}, true
-				m.Kill(err.Error())
-			}
-			errs[i] = g.lost(i, err)
-			// Its state is about to tell that it is gone. Until it does, asking
-			// again would only find the same.
-			for s := before; gone && s.Phase == supervise.Ready && s.PID == before.PID; {
-				select {
-				case <-changed:
-				case <-ctx.Done():
-					return
-				}
-				s, changed = m.Watch()
+			if err := ask(m, ctx); err != nil {
+				errs[i] = g.lost(i, err)
 			}
 		})
 	}
 	wg.Wait()
 	// The others only say that they miss the one that died.
 	for _, err := range errs {
-		if err != nil && died(err) {
+		if err != nil && member.Died(err) {
 			return err
 		}
 	}
@@ -230,12 +205,6 @@ func (g *Group) all(ctx context.Context, limit time.Duration, what string, ask f
 		}
 	}
 	return nil
-}
-
-// died tells whether err is the end of a process, and not an answer of it.
-func died(err error) bool {
-	var crash *supervise.Crash
-	return errors.As(err, &crash) || errors.Is(err, supervise.ErrNoProcess)
 }
 
 // hold returns when the group is apart, with the reason, or when ctx ends.
@@ -253,7 +222,7 @@ func (g *Group) hold(ctx context.Context) error {
 			// New requests wait for the next epoch while the reason is looked for.
 			g.set(supervise.State{Phase: supervise.Restarting, Attempt: g.State().Attempt, Err: g.blame(*b)})
 			// Whose death was the reason says more than who noticed.
-			if err := g.all(ctx, g.opts.PingLimit, mute, (*supervise.Runner).Ping); err != nil && died(err) {
+			if err := g.all(ctx, (*member.Member).Ping); err != nil && member.Died(err) {
 				return err
 			}
 			return g.blame(*b)
