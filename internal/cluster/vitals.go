@@ -77,6 +77,10 @@ type InstanceVitals struct {
 	// this moment, in tokens/s.
 	Stream float64 `json:"stream"`
 	Now    float64 `json:"now"`
+	// Chunk and Prefixes tell which prompts begin with what is likely to be
+	// cached: the fingerprints of generation/prefix.
+	Chunk    int      `json:"chunk"`
+	Prefixes []uint32 `json:"prefixes,omitempty"`
 }
 
 // DownloadVitals is how far a transfer to this node is.
