@@ -112,12 +112,15 @@ func (r *process) serveMember(m *member) error {
 			continue
 		}
 		lost, err := r.epoch(m, mesh, j)
-		if err != nil {
-			return err
+		if err == nil {
+			b := wire.Broken{Epoch: j.req.Epoch, Shard: lost.Shard, Cause: lost.Cause.Error()}
+			logLine(logWarn, fmt.Sprintf("epoch %d is over: %v", b.Epoch, lost))
+			err = r.conn.SendJSON(wire.TypeBroken, 0, b)
 		}
-		b := wire.Broken{Epoch: j.req.Epoch, Shard: lost.Shard, Cause: lost.Cause.Error()}
-		logLine(logWarn, fmt.Sprintf("epoch %d is over: %v", b.Epoch, lost))
-		if err := r.conn.SendJSON(wire.TypeBroken, 0, b); err != nil {
+		// The last words to the others take a moment, which the node is not
+		// kept waiting for.
+		mesh.Close()
+		if err != nil {
 			return err
 		}
 	}
@@ -125,7 +128,6 @@ func (r *process) serveMember(m *member) error {
 
 // epoch works in a joined group until a shard is lost.
 func (r *process) epoch(m *member, mesh *link.Mesh, j *joining) (*shard.LostError, error) {
-	defer mesh.Close()
 	m.mesh = mesh
 	defer func() { m.mesh = nil }()
 	m.ctx.Clear()
