@@ -7,6 +7,7 @@ import (
 
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/runner/wire"
+	"github.com/skein-run/skein/internal/supervise/group/member"
 )
 
 // Whatever is lost, the head says so and ends its generations. Only of its own
@@ -65,22 +66,6 @@ func (g *Group) together() bool {
 	return g.parted != g.epoch
 }
 
-// within gives a context that ends with ctx or with life; told puts life's
-// cause in the place of the error that this makes.
-func within(ctx, life context.Context) (both context.Context, told func(error) error) {
-	both, cancel := context.WithCancelCause(ctx)
-	release := context.AfterFunc(life, func() { cancel(context.Cause(life)) })
-	return both, func(err error) error {
-		release()
-		cancel(nil)
-		var lost *generation.Error
-		if err != nil && ctx.Err() == nil && errors.As(context.Cause(life), &lost) {
-			return lost
-		}
-		return err
-	}
-}
-
 // stream is a generation of the head that ends when the head is lost.
 type stream struct {
 	generation.Stream
@@ -91,7 +76,7 @@ type stream struct {
 
 // Next implements generation.Stream.
 func (s *stream) Next(ctx context.Context) ([]wire.Token, *wire.Done, error) {
-	ctx, told := within(ctx, s.life)
+	ctx, told := member.Within(ctx, s.life)
 	tokens, done, err := s.Stream.Next(ctx)
 	if done != nil && done.Code == wire.CodeShard {
 		// The head tells its clients first, and the group after it has left
