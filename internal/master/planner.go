@@ -1,0 +1,182 @@
+package master
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/skein-run/skein/internal/cluster"
+	"github.com/skein-run/skein/internal/cluster/command"
+	"github.com/skein-run/skein/internal/cluster/placement"
+	"github.com/skein-run/skein/internal/cluster/reconcile"
+	"github.com/skein-run/skein/internal/replica"
+)
+
+const (
+	// replans is how often a load is planned anew when the cluster changed
+	// under its plan.
+	replans = 10
+	// stale is how long to wait for that change to arrive here.
+	stale = 250 * time.Millisecond
+)
+
+// PlannerOptions make a Planner.
+type PlannerOptions struct {
+	State  State
+	Vitals Vitals
+	// Context and Slots are for loads that do not say.
+	Context, Slots int
+}
+
+// Planner works out where a model would go, and loads it there. Any node has
+// one, master or not. Its methods may be called from any goroutine.
+type Planner struct{ opts PlannerOptions }
+
+// NewPlanner gives a Planner.
+func NewPlanner(o PlannerOptions) (*Planner, error) {
+	if o.State == nil || o.Vitals == nil {
+		return nil, errors.New("planner: an option is missing")
+	}
+	if o.Context < 1 || o.Slots < 1 {
+		return nil, fmt.Errorf("planner: context %d and slots %d must be at least 1", o.Context, o.Slots)
+	}
+	return &Planner{opts: o}, nil
+}
+
+// Planned is what a load comes to.
+type Planned struct {
+	Load command.Load // complete, with its places
+	// Plans are those of Load.Instances, in order; why is in their
+	// Explanation.
+	Plans []placement.Plan
+	// Result, Index and Copies are of the command that was given; zero after
+	// Plan.
+	Result command.Result
+	Index  uint64
+	Copies int
+}
+
+// Plan is a dry run: where a load would place its model, from what the nodes
+// have now. Nothing changes. Errors are *replica.Refusal, or of asking the
+// nodes.
+func (p *Planner) Plan(ctx context.Context, l command.Load) (Planned, error) {
+	planned, err := p.plan(ctx, "dry-run", p.complete(l))
+	return planned, refusal(err)
+}
+
+// Load has a model loaded: it is planned here and checked against the ledger by
+// the master, and planned again if it is refused for that. When it returns,
+// the model has its place; it is not ready yet. The id makes it safe to call
+// again. Errors are *replica.Refusal and those of Submit.
+func (p *Planner) Load(ctx context.Context, id string, l command.Load) (Planned, error) {
+	l = p.complete(l)
+	for try := 1; ; try++ {
+		changes := p.opts.State.Changes()
+		planned, err := p.plan(ctx, id, l)
+		var no *command.Refusal
+		switch {
+		case errors.As(err, &no):
+			// This node's state may be a moment old: the master says how it is. It
+			// takes the load without a place if it knows better.
+			planned = Planned{Load: l}
+		case err != nil:
+			return Planned{}, refusal(err)
+		}
+		c, err := planned.Load.Command(id)
+		if err != nil {
+			return Planned{}, err
+		}
+		a, err := p.opts.State.Submit(ctx, replica.Command(c))
+		if err == nil {
+			planned.Index, planned.Copies = a.Index, a.Copies
+			planned.Result, err = answer(a, nil)
+			return planned, err
+		}
+		var refused *replica.Refusal
+		if !errors.As(err, &refused) || refused.Code != command.StalePlan || try == replans {
+			return Planned{}, err
+		}
+		wait := time.NewTimer(stale)
+		select {
+		case <-changes:
+		case <-wait.C:
+		case <-ctx.Done():
+		}
+		wait.Stop()
+		if ctx.Err() != nil {
+			return Planned{}, fmt.Errorf("load %s: %w", l.Model, context.Cause(ctx))
+		}
+	}
+}
+
+func (p *Planner) complete(l command.Load) command.Load {
+	if l.Context == 0 {
+		l.Context = p.opts.Context
+	}
+	if l.Slots == 0 {
+		l.Slots = p.opts.Slots
+	}
+	l.Instances = nil
+	return l
+}
+
+// placementError is a load that fits nowhere: the master can't know better.
+type placementError struct{ err error }
+
+func (e *placementError) Error() string { return e.err.Error() }
+
+// refusal makes what is refused here look as if the master had.
+func refusal(err error) error {
+	var (
+		no      *command.Refusal
+		nowhere *placementError
+	)
+	switch {
+	case errors.As(err, &nowhere):
+		return (*replica.Refusal)(reconcile.Refusal(nowhere.err))
+	case errors.As(err, &no):
+		return (*replica.Refusal)(no)
+	}
+	return err
+}
+
+// plan places each replica that is missing, one after the other, in a copy of
+// the state. Errors are *command.Refusal, *placementError and those of Vitals.
+func (p *Planner) plan(ctx context.Context, id string, l command.Load) (Planned, error) {
+	state, _ := p.opts.State.State()
+	missing, err := l.Missing(state, id)
+	if err != nil {
+		return Planned{}, err
+	}
+	vitals, err := p.opts.Vitals.Vitals(ctx)
+	if err != nil {
+		return Planned{}, fmt.Errorf("plan %s: the nodes can't be asked for their free memory: %w", l.Model, err)
+	}
+	out := Planned{Load: l}
+	now := time.Now()
+	add := func(c cluster.Change) error {
+		e := cluster.Event{Index: state.Index + 1, Session: state.Session, At: now, Change: c}
+		if err := state.Admit(e); err != nil {
+			return err
+		}
+		state = state.Apply(e)
+		return nil
+	}
+	for _, w := range missing {
+		if err := add(cluster.ModelWanted{Wanted: w}); err != nil {
+			return Planned{}, fmt.Errorf("plan %s: %w", l.Model, err)
+		}
+		plan, tokens, err := reconcile.Plan(state, vitals, p.opts.Vitals.Links(), w, nil, now)
+		if err != nil {
+			return Planned{}, &placementError{err}
+		}
+		i := w.Instance(reconcile.InstanceID(state.Session, state.Index, w.ID), tokens, plan)
+		if err := add(cluster.InstancePlaced{Instance: i}); err != nil {
+			return Planned{}, &placementError{err}
+		}
+		out.Load.Instances = append(out.Load.Instances, i)
+		out.Plans = append(out.Plans, plan)
+	}
+	return out, nil
+}
