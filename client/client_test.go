@@ -69,7 +69,7 @@ func TestCalls(t *testing.T) {
 		{"GET /v1/cluster/library/org/m%25%20x?context_length=9&slots=2", api.LibraryModel{LibraryEntry: entry}, func() (any, error) { return c.Library().Show(ctx, "org/m% x", 9, 2) }, api.LibraryModel{LibraryEntry: entry}},
 		{"GET /v1/cluster/library/m", api.LibraryModel{LibraryEntry: entry}, func() (any, error) { return c.Library().Show(ctx, "m", 0, 0) }, api.LibraryModel{LibraryEntry: entry}},
 		{"DELETE /v1/cluster/library/m%3F", api.RemoveAnswer{Model: entry}, func() (any, error) { return c.Library().Remove(ctx, "m?") }, entry},
-		{`POST /v1/cluster/models/load {"model_id":"m","slots":2}`, api.LoadAnswer{ModelID: "m"}, func() (any, error) { return c.Load(ctx, api.LoadRequest{ModelID: "m", Slots: 2}) }, api.LoadAnswer{ModelID: "m"}},
+		{`POST /v1/cluster/models/load {"model_id":"m","slots":2}`, api.LoadAnswer{ModelID: "m"}, func() (any, error) { return c.Load(ctx, api.LoadRequest{ModelID: "m", LoadOptions: api.LoadOptions{Slots: 2}}) }, api.LoadAnswer{ModelID: "m"}},
 		{"DELETE /v1/cluster/models/m", api.UnloadAnswer{ModelID: "m"}, func() (any, error) { return c.Unload(ctx, "m") }, api.UnloadAnswer{ModelID: "m"}},
 		{"GET /healthz", "ok", func() (any, error) { return nil, c.Alive(ctx) }, nil},
 	}

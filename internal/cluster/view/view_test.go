@@ -1,0 +1,301 @@
+package view_test
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/skein-run/skein/api"
+	"github.com/skein-run/skein/internal/cluster"
+	"github.com/skein-run/skein/internal/cluster/command"
+	"github.com/skein-run/skein/internal/cluster/placement"
+	"github.com/skein-run/skein/internal/cluster/view"
+	"github.com/skein-run/skein/internal/gguf/slice"
+	"github.com/skein-run/skein/internal/ids"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files of testdata")
+
+var now = time.Unix(1764000000, 250_000_000).UTC()
+
+const gb = int64(1) << 30
+
+func number(x float64) *float64 { return &x }
+
+// inputs are a cluster of two machines, the second with two nodes, and a node
+// that died three minutes ago; with a model in each state.
+func inputs(t testing.TB) view.Inputs {
+	node := func(id, name, host string) cluster.Node {
+		return cluster.Node{
+			ID: ids.Node(id), Name: name, Host: host, Worker: true, Candidate: true, API: true, Downloads: true, Version: "0.6.0",
+			Devices: []placement.Device{{Total: 64 * gb}}, Online: true, Since: now.Add(-time.Hour),
+		}
+	}
+	n1, n2, n3, n4 := node("aa11", "studio", "h1"), node("ab22", "Mini", "h2"), node("cc33", "mini-2", "h2"), node("dd44", "attic", "h4")
+	n4.Online, n4.Since = false, now.Add(-3*time.Minute)
+	n3.Draining = true
+	model := func(name string, size int64) cluster.Model {
+		return cluster.Model{Name: name, Files: []cluster.File{{Name: "f.gguf", Size: size}}, Profile: placement.Model{Name: name, Layers: make([]placement.Layer, 48)}, Holders: []ids.Node{"aa11"}}
+	}
+	shard := func(id ids.Node, first, end int, phase cluster.Phase) cluster.Shard {
+		s := cluster.Shard{Node: id, Spec: slice.Spec{First: first, End: end}, Reserve: 5 * gb, Phase: phase}
+		if !phase.Before(cluster.Starting) {
+			s.Incarnation = 1
+		}
+		return s
+	}
+	instance := func(id, model string, way placement.Way, shards ...cluster.Shard) cluster.Instance {
+		return cluster.Instance{
+			ID: id, Wanted: "w-" + id, Model: model, Way: way, Context: 8192, Slots: 4, Shards: shards, Head: len(shards) - 1,
+			Predicted: placement.Prediction{Decode: 38.23}, Placed: now.Add(-time.Minute),
+		}
+	}
+	failed := shard("aa11", 0, 48, cluster.Failed)
+	failed.Error = "the library knows no architecture xyz"
+	leaving := instance("i6", "org/Leaving-GGUF", placement.WayWhole, shard("aa11", 0, 48, cluster.Ready))
+	leaving.Releasing = "unloaded"
+	s := cluster.State{
+		Index: 40, At: now.Add(-time.Minute), Session: ids.Session{Master: "aa11", Clock: 3},
+		Nodes: map[ids.Node]cluster.Node{"aa11": n1, "ab22": n2, "cc33": n3, "dd44": n4},
+		Models: map[string]cluster.Model{
+			"org/Ready-GGUF": model("org/Ready-GGUF", 18*gb), "other/ready-gguf": model("other/ready-gguf", gb),
+			"org/Split-GGUF": model("org/Split-GGUF", 30*gb), "Fetching": model("Fetching", 4*gb), "Broken": model("Broken", gb),
+			"Homeless": model("Homeless", gb), "org/Leaving-GGUF": model("org/Leaving-GGUF", gb), "Idle": model("Idle", gb),
+		},
+		Wanted: map[string]cluster.Wanted{"w-none": {ID: "w-none", Model: "Homeless", Context: 4096, Slots: 1, Problem: "Need 45.0 GB, have 30.0 GB."}},
+		Instances: map[string]cluster.Instance{
+			"i1": instance("i1", "org/Ready-GGUF", placement.WayWhole, shard("aa11", 0, 48, cluster.Ready)),
+			"i2": instance("i2", "org/Split-GGUF", placement.WayPipeline, shard("aa11", 0, 24, cluster.Loaded), shard("ab22", 24, 48, cluster.Loading)),
+			"i3": instance("i3", "Fetching", placement.WayWhole, shard("cc33", 0, 48, cluster.Fetching)),
+			"i5": instance("i5", "Broken", placement.WayWhole, failed),
+			"i6": leaving,
+		},
+		Downloads: map[cluster.DownloadKey]cluster.Download{
+			{Node: "ab22", Model: "Idle"}: {Node: "ab22", Model: "Idle", From: "aa11", Bytes: gb, Since: now.Add(-time.Second), Error: "no space left on the disk"},
+		},
+	}
+	for _, i := range s.Instances {
+		if i.Releasing == "" {
+			s.Wanted[i.Wanted] = cluster.Wanted{ID: i.Wanted, Model: i.Model, Context: 8192, Slots: 4}
+		}
+	}
+	if err := cluster.Check(s); err != nil {
+		t.Fatal(err)
+	}
+	memory := func(available int64) []cluster.DeviceVitals {
+		return []cluster.DeviceVitals{{Kind: "cpu", Total: 64 * gb, Available: available}}
+	}
+	return view.Inputs{
+		Now: now, State: s, Master: "aa11", Uptime: time.Hour,
+		Live: map[ids.Node]bool{"aa11": true, "ab22": true, "cc33": true},
+		Vitals: map[ids.Node]cluster.Vitals{
+			"aa11": {
+				At: now.Add(-400 * time.Millisecond), Uptime: 3600, Chip: "Some Chip", OS: "debian 12",
+				Devices: append(memory(40*gb), cluster.DeviceVitals{ID: "CUDA0", Name: "A card", Kind: "cuda", Total: 24 * gb, Available: 20 * gb}),
+				Disk:    &cluster.Space{Total: 900 * gb, Free: 500 * gb}, FastCores: number(12.34), GPU: number(50), Temperature: number(44.95),
+				Addresses: []string{"192.168.1.20"}, Connections: []string{"ethernet", "thunderbolt"},
+				Instances: []cluster.InstanceVitals{{Instance: "i1", Running: 2, Waiting: 1, Stream: 36.91, Now: 73.12}},
+				Tasks:     []cluster.Task{{ID: "t1", Type: "chat", Status: "running", Model: "org/Ready-GGUF", Instance: "i1", Age: 1.1}},
+			},
+			"ab22": {
+				At: now, Uptime: 10, Devices: memory(30 * gb),
+				Shards: []cluster.ShardVitals{{Instance: "i2", Shard: 1, Phase: cluster.Loading, Progress: 0.5}},
+			},
+			"cc33": {
+				At: now, Uptime: 10, Devices: memory(31 * gb),
+				Shards: []cluster.ShardVitals{{Instance: "i3", Phase: cluster.Fetching, Done: 3 * gb, Total: 4 * gb, Speed: 512 << 20}},
+			},
+			"dd44": {At: now.Add(-3 * time.Minute), Devices: memory(gb)},
+		},
+	}
+}
+
+func TestGolden(t *testing.T) {
+	v := view.Of(inputs(t))
+	must := func(x any, err error) any {
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x
+	}
+	nobody := view.Of(view.Inputs{Now: now})
+	for name, got := range map[string]any{
+		"overview":          v.Overview(),
+		"health":            v.Health(),
+		"nodes":             v.Nodes(),
+		"node":              must(v.Node("studio")),
+		"models":            v.Models(),
+		"status-running":    must(v.Status("org/Ready-GGUF")),
+		"status-loading":    must(v.Status("split-gguf")),
+		"status-fetching":   must(v.Status("fetching")),
+		"status-failed":     must(v.Status("broken")),
+		"status-waiting":    must(v.Status("homeless")),
+		"status-stopping":   must(v.Status("leaving-gguf")),
+		"status-download":   must(v.Status("IDLE")),
+		"status-unknown":    must(v.Status("nothing")),
+		"overview-of-none":  nobody.Overview(),
+		"health-of-none":    nobody.Health(),
+		"status-not-loaded": must(view.Of(without(inputs(t), "Idle")).Status("Idle")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, err := json.MarshalIndent(got, "", "  ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			b = append(b, '\n')
+			golden := filepath.Join("testdata", name+".json")
+			if *update {
+				if err := os.WriteFile(golden, b, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), string(b)); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			if strings.Contains(string(b), "null") {
+				t.Error("there is a null in it")
+			}
+		})
+	}
+}
+
+// without drops the downloads of a model.
+func without(in view.Inputs, model string) view.Inputs {
+	downloads := map[cluster.DownloadKey]cluster.Download{}
+	for key, d := range in.State.Downloads {
+		if key.Model != model {
+			downloads[key] = d
+		}
+	}
+	in.State.Downloads = downloads
+	return in
+}
+
+// Each is one fact of the contract.
+func TestFacts(t *testing.T) {
+	in := inputs(t)
+	o := view.Of(in).Overview()
+	// 64 of the first machine, 64 of the second, whose two nodes share it; the
+	// dead one does not count.
+	if o.TotalRAMGB != 128 || o.AvailableRAMGB != 70 || o.UsedRAMGB != 58 || o.RAMUsedPercent != 45.3 {
+		t.Errorf("memory %v %v %v %v", o.TotalRAMGB, o.AvailableRAMGB, o.UsedRAMGB, o.RAMUsedPercent)
+	}
+	if o.NodeCount != 3 || len(o.Nodes) != 4 || o.LoadedModelCount != 1 || o.ActiveTaskCount != 1 || o.ActiveDownloadCount != 1 {
+		t.Errorf("%d nodes, %d listed, %d models, %d tasks, %d downloads", o.NodeCount, len(o.Nodes), o.LoadedModelCount, o.ActiveTaskCount, o.ActiveDownloadCount)
+	}
+	status := func(in view.Inputs, id string) string {
+		n, err := view.Of(in).Node(id)
+		if err != nil {
+			return "none"
+		}
+		return n.Status
+	}
+	if got := status(in, "dd44"); got != api.NodeStale {
+		t.Errorf("a dead node is %s", got)
+	}
+	in.Now = now.Add(view.StaleFor - 3*time.Minute + time.Second)
+	if got := status(in, "dd44"); got != "none" {
+		t.Errorf("a node dead for long is %s", got)
+	}
+	in = inputs(t)
+	// Without a master nobody writes down that a node is gone.
+	in.Live = map[ids.Node]bool{"ab22": true, "ee55": true}
+	in.Lost = map[ids.Node]time.Time{"aa11": now.Add(-time.Second)}
+	in.Master, in.NoMaster = "", "start one without --no-master"
+	if got := status(in, "aa11"); got != api.NodeStale {
+		t.Errorf("a node that the members lost is %s", got)
+	}
+	if got := status(in, "ee55"); got != api.NodeUnknown {
+		t.Errorf("a member that is not in the state is %s", got)
+	}
+	if h := view.Of(in).Health(); h.Healthy || h.Problem != "start one without --no-master" || h.NodeCount != 1 {
+		t.Errorf("health without a master: %+v", h)
+	}
+	// A replica that is ready counts more than one that is not.
+	in = inputs(t)
+	second := in.State.Instances["i3"]
+	second.ID, second.Model = "i0", "org/Ready-GGUF"
+	in.State.Instances["i0"] = second
+	if st, err := view.Of(in).Status("org/ready-gguf"); err != nil || st.Status != api.StatusRunning || st.ReadyReplicas != 1 || st.InstanceID != "i1" {
+		t.Errorf("two replicas: %+v, %v", st, err)
+	}
+}
+
+func TestNames(t *testing.T) {
+	v := view.Of(inputs(t))
+	code := func(err error) string {
+		if r, ok := err.(*command.Refusal); ok {
+			return r.Code + ": " + r.Message
+		}
+		return ""
+	}
+	for _, tt := range []struct {
+		find       func(string) (string, error)
+		name, want string
+		code, text string
+	}{
+		{v.Model, "org/Ready-GGUF", "org/Ready-GGUF", "", ""},
+		{v.Model, "ORG/ready-gguf", "org/Ready-GGUF", "", ""},
+		{v.Model, "Split-gguf", "org/Split-GGUF", "", ""},
+		{v.Model, "ready-gguf", "", command.Ambiguous, "org/Ready-GGUF, other/ready-gguf"},
+		{v.Model, "nope", "", command.UnknownModel, "there are: Broken, Fetching"},
+		{v.Model, "", "", command.UnknownModel, ""},
+		{v.Loaded, "READY-gguf", "org/Ready-GGUF", "", ""}, // only one of the two is loaded
+		{v.Loaded, "homeless", "Homeless", "", ""},
+		{v.Loaded, "idle", "", command.NotLoaded, "loaded are: Broken, Fetching"},
+		{v.Loaded, "nope", "", command.UnknownModel, "there are"},
+		{view.Of(view.Inputs{}).Loaded, "nope", "", command.UnknownModel, "skein models add"},
+	} {
+		got, err := tt.find(tt.name)
+		if got != tt.want || !strings.HasPrefix(code(err), tt.code) || !strings.Contains(code(err), tt.text) || (err == nil) != (tt.code == "") {
+			t.Errorf("%q is %q, %v", tt.name, got, err)
+		}
+	}
+	for _, tt := range []struct{ ref, want, code, text string }{
+		{"aa11", "aa11", "", ""}, {"AA11", "aa11", "", ""}, {"aa", "aa11", "", ""}, {"STUDIO", "aa11", "", ""}, {"mini", "ab22", "", ""}, {"c", "cc33", "", ""},
+		{"a", "", view.AmbiguousNode, "ab22 (Mini), aa11 (studio)"},
+		{"zz", "", command.UnknownNode, "aa11 (studio)"},
+		{"", "", command.UnknownNode, "there are"},
+	} {
+		n, err := v.Node(tt.ref)
+		if n.NodeID != tt.want || !strings.HasPrefix(code(err), tt.code) || !strings.Contains(code(err), tt.text) || (err == nil) != (tt.code == "") {
+			t.Errorf("node %q is %q, %v", tt.ref, n.NodeID, err)
+		}
+	}
+	if got, err := v.Require([]string{"studio", "aa", "cc33"}); err != nil || !cmp.Equal(got, []ids.Node{"aa11", "cc33"}) {
+		t.Errorf("required nodes: %v, %v", got, err)
+	}
+}
+
+func TestRoles(t *testing.T) {
+	half := []int{1, 1}
+	for _, tt := range []struct {
+		specs []slice.Spec
+		want  []string
+	}{
+		{nil, []string{}},
+		{[]slice.Spec{{End: 4}}, []string{"whole"}},
+		{[]slice.Spec{{End: 2}, {First: 2, End: 4}}, []string{"stage 1/2, layers 0-1", "stage 2/2, layers 2-3"}},
+		{[]slice.Spec{{End: 4, Parts: half}, {End: 4, Rank: 1, Parts: half}}, []string{"rank 1/2", "rank 2/2"}},
+		{[]slice.Spec{{End: 2, Parts: half}, {End: 2, Rank: 1, Parts: half}, {First: 2, End: 4, Parts: half}, {First: 2, End: 4, Rank: 1, Parts: half}},
+			[]string{"stage 1/2, rank 1/2, layers 0-1", "stage 1/2, rank 2/2, layers 0-1", "stage 2/2, rank 1/2, layers 2-3", "stage 2/2, rank 2/2, layers 2-3"}},
+	} {
+		if diff := cmp.Diff(tt.want, view.Roles(tt.specs)); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	}
+	p := placement.Plan{Shards: []placement.Shard{{Node: "a", Spec: slice.Spec{End: 2}}, {Node: "a", Spec: slice.Spec{First: 2, End: 4}}}}
+	if got := view.Placement(p); got["a"] != "stage 1/2, layers 0-1; stage 2/2, layers 2-3" {
+		t.Errorf("two shards on a node: %q", got)
+	}
+}
