@@ -214,7 +214,7 @@ func (g *Group) Eval(ctx context.Context, req wire.EvalRequest, each func(token 
 		return err
 	}
 	_, life := g.present()
-	ctx, told := within(ctx, life)
+	ctx, told := member.Within(ctx, life)
 	return told(g.head.Eval(ctx, req, each))
 }
 
