@@ -16,7 +16,8 @@ func faultCode(err error) string {
 	return wire.CodeInternal
 }
 
-// drain refuses what was posted after run ended. Nothing may be posted any more.
+// drain refuses what was posted after run ended, on its goroutine. Nothing may
+// be posted any more.
 func (l *loop) drain(err error) {
 	l.mu.Lock()
 	mail := l.mail
@@ -30,4 +31,5 @@ func (l *loop) drain(err error) {
 			m.refuse(err)
 		}
 	}
+	l.out.flush()
 }

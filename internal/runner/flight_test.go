@@ -185,70 +185,42 @@ func TestPipelineRestoresAndCancels(t *testing.T) {
 	}
 }
 
-// slowReader is a node that reads only when it is told to.
-type slowReader struct {
-	*outbox
-	gate  chan struct{}
-	sends int
+// frames notes what is written, in order.
+type frames []frame
+
+func (f *frames) Send(kind wire.Type, ref uint64, body []byte) error {
+	*f = append(*f, frame{kind, ref, slices.Clone(body)})
+	return nil
 }
 
-func (s *slowReader) Send(kind wire.Type, ref uint64, body []byte) error {
-	<-s.gate
-	s.sends++
-	return s.outbox.Send(kind, ref, body)
-}
-
-// The writer never loses or reorders, and takes several steps at once only
-// when it is behind.
-func TestEmitterFallsBehind(t *testing.T) {
-	out := &slowReader{outbox: newOutbox(), gate: make(chan struct{})}
-	e := newEmitter(out)
-	go e.write()
-	for k := range int32(100) {
-		e.tokens(&wire.Token{ID: 1, Token: k})
+// A batch's tokens are one frame, and none comes after the end of its generation.
+func TestEmitterKeepsTheOrder(t *testing.T) {
+	var out frames
+	e := emitter{out: &out}
+	for range 2 { // memory is used again
+		out = nil
+		e.token(&wire.Token{ID: 1, Token: 5})
+		e.token(&wire.Token{ID: 2, Token: 6})
+		e.done(wire.Done{ID: 1, Reason: wire.ReasonLength})
+		e.token(&wire.Token{ID: 3, Token: 7})
+		e.done(wire.Done{ID: 3, Reason: wire.ReasonStop})
+		if len(out) != 0 {
+			t.Fatal("written before the flush")
+		}
 		e.flush()
-	}
-	if err := e.done(wire.Done{ID: 1, Reason: wire.ReasonLength}); err != nil {
-		t.Fatal(err)
-	}
-	e.tokens(&wire.Token{ID: 2, Token: 7})
-	close(out.gate)
-	e.close()
-	for k, tok := range out.tokens[1] {
-		if tok.Token != int32(k) {
-			t.Fatalf("token %d at place %d", tok.Token, k)
+		e.flush()
+		var got []string
+		for _, f := range out {
+			if f.kind == wire.TypeDone {
+				got = append(got, fmt.Sprint("done ", f.ref))
+				continue
+			}
+			if err := wire.DecodeTokens(f.body, func(tok wire.Token) { got = append(got, fmt.Sprint(tok.ID, ":", tok.Token)) }); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	if len(out.tokens[1]) != 100 || len(out.tokens[2]) != 1 || out.done[1].Reason != wire.ReasonLength || len(out.faults) > 0 {
-		t.Errorf("%d and %d tokens, %+v, %v", len(out.tokens[1]), len(out.tokens[2]), out.done, out.faults)
-	}
-	if out.sends > 4 {
-		t.Errorf("%d frames, though the writer was behind", out.sends)
-	}
-}
-
-func TestEmitterWaitsForItsReader(t *testing.T) {
-	out := &slowReader{outbox: newOutbox(), gate: make(chan struct{})}
-	e := newEmitter(out)
-	go e.write()
-	tok := &wire.Token{ID: 1, Piece: make([]byte, emitLimit/8)}
-	flushed := make(chan struct{})
-	go func() {
-		defer close(flushed)
-		for range 40 {
-			e.tokens(tok)
-			e.flush()
+		if d := cmp.Diff([]string{"1:5", "2:6", "done 1", "3:7", "done 3"}, got); d != "" || len(out) != 4 {
+			t.Errorf("%d frames:\n%s", len(out), d)
 		}
-	}()
-	select {
-	case <-flushed:
-		t.Error("five times the limit was taken from a loop whose node does not read")
-	case out.gate <- struct{}{}:
-	}
-	close(out.gate)
-	<-flushed
-	e.close()
-	if len(out.tokens[1]) != 40 {
-		t.Errorf("%d tokens arrived", len(out.tokens[1]))
 	}
 }

@@ -19,7 +19,7 @@ import (
 type loop struct {
 	eng   backend
 	vocab vocabulary
-	out   *emitter
+	out   emitter
 	sched *schedule.Scheduler
 	now   func() time.Time
 
@@ -69,7 +69,7 @@ type message struct {
 
 func newLoop(eng backend, vocab vocabulary, out sender, sched *schedule.Scheduler, now func() time.Time) *loop {
 	return &loop{
-		eng: eng, vocab: vocab, out: newEmitter(out), sched: sched, now: now,
+		eng: eng, vocab: vocab, out: emitter{out: out}, sched: sched, now: now,
 		gens: map[uint64]*gen{}, byJob: map[*schedule.Job]*gen{}, pieces: map[int32][]byte{},
 		wake: make(chan struct{}, 1),
 	}
@@ -92,14 +92,13 @@ var errStopped = errors.New("stopped")
 // run steps until a stop message or a fault that leaves the library's state
 // unknown. It must be called on a goroutine locked to its thread.
 func (l *loop) run() error {
-	go l.out.write()
-	defer l.out.close()
+	defer l.out.flush()
 	for {
 		err := l.readMail()
 		if err == nil {
 			err = l.fill()
 		}
-		// The tokens of the last batch go out when the next one is on its way.
+		// What the last batch gave goes out when the next one is on its way.
 		l.out.flush()
 		if err == nil && len(l.flights) == 0 {
 			l.busy.Store(false)
@@ -319,7 +318,7 @@ func (l *loop) settle(gens []*gen, rows []sample.Row) error {
 				return err
 			}
 		}
-		l.out.tokens(&tok)
+		l.out.token(&tok)
 		if l.sched.Full(g.job) {
 			l.finish(g, wire.Done{Reason: wire.ReasonLength})
 			continue
@@ -376,11 +375,7 @@ func (l *loop) finish(g *gen, d wire.Done) {
 	l.done(d)
 }
 
-func (l *loop) done(d wire.Done) {
-	if err := l.out.done(d); err != nil {
-		logLine(logError, fmt.Sprintf("tell the end of generation %d: %v", d.ID, err))
-	}
-}
+func (l *loop) done(d wire.Done) { l.out.done(d) }
 
 func (l *loop) failAll(err error) {
 	for _, g := range l.gens {
