@@ -92,6 +92,7 @@ type decision struct {
 	session ids.Session
 	now     time.Time
 	events  []cluster.Event
+	named   bool // an event names the command
 	result  Result
 }
 
@@ -180,7 +181,8 @@ func (d *decision) change(c cluster.Change) error {
 // add makes an event. The first one of a command names it.
 func (d *decision) add(c cluster.Change) error {
 	e := cluster.Event{Index: d.state.Index + 1, Session: d.session, At: d.now, Change: c}
-	if len(d.events) == 0 {
+	names := !d.named && !(d.command.Offered && told(c)) // an offered fact needs no memory
+	if names {
 		e.Command = d.command.ID
 	}
 	if err := d.state.Admit(e); err != nil {
@@ -188,6 +190,7 @@ func (d *decision) add(c cluster.Change) error {
 	}
 	d.state = d.state.Apply(e)
 	d.events = append(d.events, e)
+	d.named = d.named || names
 	return nil
 }
 

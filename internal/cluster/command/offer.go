@@ -67,7 +67,7 @@ func (d *decision) offered(c cluster.Change) error {
 			return nil
 		}
 		why = err.Error()
-		d.events, d.state = nil, d.start
+		d.events, d.state, d.named = nil, d.start, false
 	}
 	if told(c) {
 		return nil
