@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -65,6 +66,11 @@ func loadMember(lib *llama.Library, req wire.LoadRequest, progress func(float64)
 	}
 	if err := pin(m.spec.CPUs); err != nil {
 		return nil, &wire.Failure{Code: wire.CodeInvalid, Message: "load: " + err.Error()}
+	}
+	if n := len(m.spec.CPUs); n > 0 {
+		// More would only take turns on the same cores, at each exchange anew:
+		// one stream decoded 2 to 5 % faster so.
+		runtime.GOMAXPROCS(n)
 	}
 	whole, parts, err := m.open(req.Paths)
 	if err != nil {
