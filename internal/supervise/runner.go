@@ -183,6 +183,7 @@ func (r *Runner) run(ctx context.Context) {
 // long the process was ready and why it ended.
 func (r *Runner) serve(ctx context.Context, attempt int) (time.Duration, error) {
 	r.set(State{Phase: Starting, Attempt: attempt})
+	r.opts.Launching()
 	kid, err := r.opts.Launch(ctx, child.Command{Path: r.opts.Executable, Args: r.opts.Args, Env: r.opts.Env})
 	if err != nil {
 		return 0, fmt.Errorf("start %s: %w", r.opts.Executable, err)

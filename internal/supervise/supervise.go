@@ -58,6 +58,8 @@ type Options struct {
 
 	// Launch starts the process, nil: child.Start. Its context ends with Stop.
 	Launch Launch
+	// Launching is told before each launch. Optional.
+	Launching func()
 	// Broken is told when the runner, a shard, cannot reach its group any more.
 	// It runs in the process's reader and must not block. Optional.
 	Broken func(wire.Broken)
@@ -116,6 +118,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.LoadCrashes == 0 {
 		o.LoadCrashes = 2
+	}
+	if o.Launching == nil {
+		o.Launching = func() {}
 	}
 	if o.Launch == nil {
 		o.Launch = func(_ context.Context, c child.Command) (*child.Child, error) { return child.Start(c) }

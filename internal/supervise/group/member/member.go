@@ -19,7 +19,6 @@ import (
 	"github.com/skein-run/skein/internal/gguf/slice"
 	"github.com/skein-run/skein/internal/runner/wire"
 	"github.com/skein-run/skein/internal/supervise"
-	"github.com/skein-run/skein/internal/supervise/child"
 )
 
 // Options say which shard it is and how it is run. Zero durations take the
@@ -81,18 +80,10 @@ func Start(o Options) (*Member, error) {
 			StepSeconds: o.StepSeconds, HalfPrecision: o.HalfPrecision,
 		}
 	}
-	launch := r.Launch
-	if launch == nil {
-		launch = func(_ context.Context, c child.Command) (*child.Child, error) { return child.Start(c) }
-		if r.Executable == "" {
-			return nil, errors.New("supervise: no executable") // Launch, which is set below, would hide it
-		}
-	}
-	r.Launch = func(ctx context.Context, c child.Command) (*child.Child, error) {
+	r.Launching = func() {
 		m.mu.Lock()
 		m.lives++
 		m.mu.Unlock()
-		return launch(ctx, c)
 	}
 	var err error
 	m.Runner, err = supervise.Start(r)
