@@ -16,5 +16,5 @@ else
 fi
 echo "load before: $(uptime)"
 "${GO:-go}" test ./test/e2e -run '^TestShardFaults$' -count=1 -v -timeout 12h \
-	-args -shard-faults "${N:-100}" -shard-faults-seed "${SEED:-1}" -shard-faults-model "$model"
+	-args -shard-faults-slack 0s -shard-faults "${N:-100}" -shard-faults-seed "${SEED:-1}" -shard-faults-model "$model"
 echo "load after:  $(uptime)"

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -62,7 +63,13 @@ func (n *node) request(ctx context.Context, method, path string, body io.Reader)
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	return (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	transport := &http.Transport{DisableKeepAlives: true}
+	if n.on != nil {
+		transport.DialContext = func(_ context.Context, _, address string) (net.Conn, error) {
+			return n.on.net.Dial(n.on.index, address)
+		}
+	}
+	return (&http.Client{Transport: transport}).Do(req)
 }
 
 // try sends a request and reads the answer.

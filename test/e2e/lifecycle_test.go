@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,12 +22,16 @@ import (
 // end takes long enough for everything that is done to it.
 const patient = "patient"
 
+// savePatient writes it into a folder of its own and gives its path.
+func savePatient(t *testing.T) string {
+	t.Helper()
+	return save(t, t.TempDir(), patient, changed(t, gguftest.KV("llama.context_length", uint32(1<<15))))
+}
+
 // startPatient starts a node with that model loaded.
 func startPatient(t *testing.T, args ...string) *node {
 	t.Helper()
-	dir := t.TempDir()
-	save(t, dir, patient, changed(t, gguftest.KV("llama.context_length", uint32(1<<15))))
-	return start(t, options{args: append([]string{"--models-dir", dir, "--load", patient, "--context", fmt.Sprint(1 << 15)}, args...)})
+	return start(t, options{args: append([]string{"--models-dir", filepath.Dir(savePatient(t)), "--load", patient, "--context", fmt.Sprint(1 << 15)}, args...)})
 }
 
 // endless is a streamed request for patient: end tokens mean nothing, so

@@ -5,7 +5,7 @@
 // and the command line, with the bundled demo model and the real library.
 //
 // It builds nothing itself. What it needs of the module are the writer of model
-// files, for broken ones, and the client-side words of the API; it must not
+// files, for broken ones, and networks of namespaces (nettest); it must not
 // import a package of the node, which could then not fail on its own. Each test
 // owns the processes it starts, and ends them.
 package e2e

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/shirou/gopsutil/v4/process"
+
+	"github.com/skein-run/skein/internal/nettest"
 )
 
 // patience bounds every wait: far longer than anything takes on a busy
@@ -84,6 +86,13 @@ type options struct {
 	args []string
 	env  []string // on top of a small clean environment
 	home string   // SKEIN_HOME; a new folder when ""
+	on   *host    // where it runs; nil: on this machine
+}
+
+// host is a machine of a test's own network.
+type host struct {
+	net   *nettest.Network
+	index int
 }
 
 // node is a `skein serve` that a test started.
@@ -97,6 +106,7 @@ type node struct {
 	cmd            *exec.Cmd
 	done           chan struct{} // closed when the process was reaped
 	err            error         // of Wait; valid after done
+	on             *host
 }
 
 // launch starts `skein serve` on a free port and does not wait.
@@ -105,12 +115,12 @@ func launch(t *testing.T, o options) *node {
 	if o.home == "" {
 		o.home = t.TempDir()
 	}
-	n := &node{t: t, home: o.home, stdout: newOutput(), stderr: newOutput(), done: make(chan struct{})}
+	n := &node{t: t, home: o.home, stdout: newOutput(), stderr: newOutput(), done: make(chan struct{}), on: o.on}
 	args := append([]string{"serve", "--threads", "1"}, o.args...)
 	if !strings.Contains(strings.Join(o.args, " "), "--api-port") && !strings.Contains(strings.Join(o.env, " "), "SKEIN_API_PORT") {
 		args = append(args, "--api-port", "0")
 	}
-	n.cmd = command(o.home, o.env, args...)
+	n.cmd = o.on.command(o.home, o.env, args...)
 	n.cmd.Stdout, n.cmd.Stderr = n.stdout, n.stderr
 	// A runner that outlived its node would hold no pipe of ours, but a test
 	// must end in any case.
@@ -304,6 +314,16 @@ func command(home string, env []string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// command prepares the program as a process of a host; on none, here.
+func (h *host) command(home string, env []string, args ...string) *exec.Cmd {
+	cmd := command(home, env, args...)
+	if h != nil {
+		there := h.net.Command(h.index, program, args...)
+		cmd.Path, cmd.Args = there.Path, there.Args
+	}
+	return cmd
+}
+
 // result is how a command ended.
 type result struct {
 	code           int
@@ -318,7 +338,12 @@ func skein(t *testing.T, home, stdin string, args ...string) result {
 
 func skeinEnv(t *testing.T, home string, env []string, stdin string, args ...string) result {
 	t.Helper()
-	cmd := command(home, env, args...)
+	return finish(t, command(home, env, args...), stdin)
+}
+
+// finish runs a prepared command to its end.
+func finish(t *testing.T, cmd *exec.Cmd, stdin string) result {
+	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
 	cmd.WaitDelay = 5 * time.Second
@@ -330,7 +355,7 @@ func skeinEnv(t *testing.T, home string, env []string, stdin string, args ...str
 	err := cmd.Wait()
 	var status *exec.ExitError
 	if err != nil && !errors.As(err, &status) {
-		t.Fatalf("skein %s: %v", strings.Join(args, " "), err)
+		t.Fatalf("%s: %v", strings.Join(cmd.Args, " "), err)
 	}
 	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
