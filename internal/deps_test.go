@@ -38,7 +38,7 @@ var layers = []struct {
 	{"catalog", false, []string{"internal/catalog"}},
 	// The order of commands, which who gives some knows.
 	{"order", false, []string{"internal/replica/..."}},
-	{"edge", false, []string{"internal/httpapi/...", "internal/master/...", "internal/worker/...", "internal/dashboard/..."}},
+	{"edge", false, []string{"internal/httpapi/...", "internal/master/...", "internal/router/...", "internal/worker/...", "internal/dashboard/..."}},
 	// The commands declare the functions they want of a node (serve, local), and
 	// the node, who knows all, fills them in.
 	{"cli", true, []string{"internal/cli/..."}},

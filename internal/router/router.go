@@ -1,0 +1,258 @@
+// Package router gives requests a place in the cluster: it finds the instance
+// that serves a model best, has the model loaded when nobody does, waits until
+// it is ready, and reaches the node that holds the instance's head. Generations
+// on a place that is lost go on at another (generation/keeper).
+//
+// It declares what it needs of the cluster as interfaces; package node joins
+// them. All exported methods may be called from any goroutine; it has none of
+// its own.
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/skein-run/skein/internal/cluster"
+	"github.com/skein-run/skein/internal/cluster/route"
+	"github.com/skein-run/skein/internal/generation"
+	"github.com/skein-run/skein/internal/generation/keeper"
+	"github.com/skein-run/skein/internal/ids"
+)
+
+// Cluster is what all nodes agree on.
+type Cluster interface {
+	State() (state cluster.State, applied uint64)
+	// Changes is closed at the next change of State.
+	Changes() <-chan struct{}
+}
+
+// Options make a Router.
+type Options struct {
+	Self    ids.Node
+	Cluster Cluster
+	// Load has a model loaded, if it is not wanted already, and gives the index
+	// that State reaches by it. Errors are *generation.Error.
+	Load func(ctx context.Context, model string) (index uint64, err error)
+	// Vitals are what is known of the nodes, possibly some time ago; it does
+	// not wait.
+	Vitals func() map[ids.Node]cluster.Vitals
+	// Head gives the model of an instance whose head runs here; nil: none do.
+	Head func(instance string) (generation.Model, bool)
+	// Remote reaches an instance whose head is on another node.
+	Remote func(ctx context.Context, node ids.Node, instance string) (generation.Model, error)
+
+	Queue   int // requests that may wait for each instance beside those that run
+	Tries   int // after the loss of a place
+	Timeout time.Duration
+	Logger  *slog.Logger
+}
+
+// Router finds places.
+type Router struct {
+	opts Options
+
+	mu     sync.Mutex // guards what follows
+	models map[string]*keeper.Model
+	remote map[string]generation.Model // by route.Key
+	open   map[string]int              // places given, by instance
+}
+
+// New gives a Router.
+func New(o Options) (*Router, error) {
+	if o.Self == "" || o.Cluster == nil || o.Load == nil || o.Vitals == nil || o.Remote == nil || o.Logger == nil {
+		return nil, errors.New("router: an option is missing")
+	}
+	if o.Head == nil {
+		o.Head = func(string) (generation.Model, bool) { return nil, false }
+	}
+	return &Router{opts: o, models: map[string]*keeper.Model{}, remote: map[string]generation.Model{}, open: map[string]int{}}, nil
+}
+
+// Model gives the model of a full name, ready to serve: it is loaded if it is
+// not, and waited for as long as ctx lets.
+func (r *Router) Model(ctx context.Context, name string) (generation.Model, error) {
+	r.mu.Lock()
+	m := r.models[name]
+	r.mu.Unlock()
+	if m == nil {
+		var err error
+		m, err = keeper.New(keeper.Options{
+			Router: places{r, name}, Tries: r.opts.Tries, Timeout: r.opts.Timeout,
+			Lost: func(place string, cause, end error) {
+				if end == nil {
+					r.opts.Logger.Warn("a generation lost its place and goes on at another", "model", name, "place", place, "cause", cause)
+				} else {
+					r.opts.Logger.Error("a generation lost its place and ended", "model", name, "place", place, "cause", cause, "error", end)
+				}
+			},
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if err := m.Prepare(ctx); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if known := r.models[name]; known != nil {
+		return known, nil // others hold on to that one
+	}
+	r.models[name] = m
+	return m, nil
+}
+
+// places finds places for one model.
+type places struct {
+	r    *Router
+	name string
+}
+
+// reach is how long a head that is said to serve may take to answer, before
+// the state is looked at again.
+const reach = 200 * time.Millisecond
+
+// Route implements keeper.Router.
+func (p places) Route(ctx context.Context, w keeper.Want) (keeper.Place, error) {
+	r := p.r
+	asked := uint64(0) // index of our load; 0: none
+	for {
+		changes := r.opts.Cluster.Changes()
+		state, applied := r.opts.Cluster.State()
+		r.mu.Lock()
+		choice, ok := route.Choose(state, r.opts.Vitals(), r.open, route.Request{Model: p.name, Prompt: w.Prompt, Lost: w.Lost})
+		if ok && w.Prompt != nil && r.open[choice.Instance] >= choice.Slots+r.opts.Queue {
+			n := r.open[choice.Instance]
+			r.mu.Unlock()
+			return keeper.Place{}, busy(p.name, n, choice.Slots)
+		}
+		if ok {
+			r.open[choice.Instance]++
+		}
+		r.mu.Unlock()
+		wait := time.Duration(0) // until something changes
+		if ok {
+			m, err := r.at(ctx, choice)
+			if err == nil {
+				return keeper.Place{ID: choice.Key, Model: m, Release: sync.OnceFunc(func() { r.leave(choice.Instance) })}, nil
+			}
+			r.leave(choice.Instance)
+			if ctx.Err() != nil {
+				return keeper.Place{}, fmt.Errorf("wait for %s: %w", p.name, context.Cause(ctx))
+			}
+			r.opts.Logger.Debug("an instance does not answer", "model", p.name, "instance", choice.Key, "error", err)
+			wait = reach
+		} else {
+			wanted, problem := wants(state, p.name)
+			switch {
+			case problem != "":
+				return keeper.Place{}, &generation.Error{Kind: generation.KindUnavailable, Message: fmt.Sprintf("%s is not running: %s", p.name, problem), RetryAfter: 5}
+			case !wanted && asked == 0:
+				index, err := r.opts.Load(ctx, p.name)
+				if err != nil {
+					return keeper.Place{}, err
+				}
+				asked = max(index, 1)
+				continue
+			case !wanted && applied >= asked:
+				return keeper.Place{}, &generation.Error{Kind: generation.KindUnavailable, Message: p.name + " was unloaded while it was waited for; ask again to load it anew", RetryAfter: 1}
+			}
+		}
+		if err := pause(ctx, changes, wait); err != nil {
+			return keeper.Place{}, fmt.Errorf("wait for %s: %w", p.name, err)
+		}
+	}
+}
+
+// pause waits for a change, or for a while if there is a limit.
+func pause(ctx context.Context, changes <-chan struct{}, limit time.Duration) error {
+	var timer <-chan time.Time
+	if limit > 0 {
+		t := time.NewTimer(limit)
+		defer t.Stop()
+		timer = t.C
+	}
+	select {
+	case <-changes:
+	case <-timer:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// wants tells whether a model is to run, and why it does not. One of several
+// replicas that has no problem is enough.
+func wants(s cluster.State, model string) (wanted bool, problem string) {
+	for _, w := range s.Wanted {
+		if w.Model != model {
+			continue
+		}
+		if !wanted || w.Problem == "" {
+			problem = w.Problem
+		}
+		wanted = true
+		if problem == "" {
+			return true, ""
+		}
+	}
+	return wanted, problem
+}
+
+func (r *Router) leave(instance string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.open[instance]--; r.open[instance] <= 0 {
+		delete(r.open, instance)
+	}
+}
+
+// at reaches the head of a choice.
+func (r *Router) at(ctx context.Context, c route.Choice) (generation.Model, error) {
+	if c.Head == r.opts.Self {
+		m, ok := r.opts.Head(c.Instance)
+		if !ok {
+			return nil, errors.New("its head is about to serve, or has just ended")
+		}
+		return m, nil
+	}
+	r.mu.Lock()
+	m := r.remote[c.Key]
+	r.mu.Unlock()
+	if m != nil {
+		return m, nil
+	}
+	m, err := r.opts.Remote(ctx, c.Head, c.Instance)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.remote) > 256 {
+		clear(r.remote) // of instances that are long gone
+	}
+	r.remote[c.Key] = m
+	return m, nil
+}
+
+func busy(model string, n, slots int) error {
+	return &generation.Error{
+		Kind: generation.KindBusy, RetryAfter: 1,
+		Message: fmt.Sprintf("%s is busy: %d requests run and %d wait; try again later, load a replica, or start the node with a larger --queue", model, min(n, slots), max(0, n-slots)),
+	}
+}
+
+// Open counts the requests under way at each instance.
+func (r *Router) Open() map[string]int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string]int{}
+	for id, n := range r.open {
+		out[id] = n
+	}
+	return out
+}
