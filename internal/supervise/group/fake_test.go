@@ -50,7 +50,6 @@ type fake struct {
 	once   sync.Once
 	status string
 	frozen chan struct{} // closed: it takes frames and answers none
-	freeze sync.Once
 
 	mu    sync.Mutex
 	open  map[uint64]bool // generations
