@@ -29,9 +29,10 @@ type State interface {
 
 // Vitals asks nodes what is not in the state.
 type Vitals interface {
-	// Vitals are those of the live nodes that answered. What is missing counts
-	// as a node without free memory. An error says why nobody could be asked.
-	Vitals(ctx context.Context) (map[ids.Node]cluster.Vitals, error)
+	// Vitals are those of the live nodes that answered, measured at since or
+	// later. What is missing counts as a node without free memory. An error says
+	// why nobody could be asked.
+	Vitals(ctx context.Context, since time.Time) (map[ids.Node]cluster.Vitals, error)
 	// Links are the lines between nodes that were measured so far.
 	Links() []placement.Link
 }
@@ -104,7 +105,7 @@ func (k *Keeper) Lead(l election.Leader) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	k.leads, k.cancel = l.Session, cancel
-	t := &term{k: k, session: l.Session, told: make(chan vitals), attempts: map[string]reconcile.Attempt{}}
+	t := &term{k: k, session: l.Session, told: make(chan vitals)}
 	k.wg.Go(func() { t.run(ctx) })
 }
 
@@ -126,14 +127,15 @@ func (k *Keeper) end() {
 
 // term is one mastership of this node. Its fields are its goroutine's.
 type term struct {
-	k        *Keeper
-	session  ids.Session
-	attempts map[string]reconcile.Attempt
-	asking   bool        // a goroutine asks for vitals
-	told     chan vitals // what it got
+	k       *Keeper
+	session ids.Session
+	memory  reconcile.Memory
+	asking  bool        // a goroutine asks for vitals
+	told    chan vitals // what it got
 }
 
 type vitals struct {
+	since time.Time
 	nodes map[ids.Node]cluster.Vitals
 	err   error
 }
@@ -146,7 +148,7 @@ func (t *term) run(ctx context.Context) {
 	var told vitals
 	for {
 		changes := t.k.opts.State.Changes()
-		wake := t.step(ctx, told.nodes)
+		wake := t.step(ctx, told)
 		told = vitals{}
 		if wake.IsZero() {
 			timer.Stop()
@@ -170,18 +172,18 @@ func (t *term) run(ctx context.Context) {
 }
 
 // step decides once and carries it out. It says when to come again.
-func (t *term) step(ctx context.Context, asked map[ids.Node]cluster.Vitals) time.Time {
+func (t *term) step(ctx context.Context, told vitals) time.Time {
 	k, log := t.k, t.k.opts.Logger
 	state, _ := k.opts.State.State()
 	if state.Session != t.session {
 		return time.Time{} // the term's first event is not applied: the state may be old
 	}
-	in := reconcile.Input{State: state, Session: t.session, Vitals: asked, Links: k.opts.Vitals.Links(), Now: time.Now(), Attempts: t.attempts}
+	in := reconcile.Input{State: state, Session: t.session, Vitals: told.nodes, Asked: told.since, Links: k.opts.Vitals.Links(), Now: time.Now(), Memory: t.memory}
 	k.mu.Lock()
 	in.Members, in.Causes = maps.Clone(k.members), maps.Clone(k.causes)
 	k.mu.Unlock()
 	out := reconcile.Decide(in)
-	t.attempts = out.Attempts
+	t.memory = out.Memory
 	wake := out.Wake
 	soon := func() {
 		if at := in.Now.Add(retry); wake.IsZero() || at.Before(wake) {
@@ -217,8 +219,8 @@ func (t *term) step(ctx context.Context, asked map[ids.Node]cluster.Vitals) time
 
 // ask hands the nodes' vitals to the term.
 func (t *term) ask(ctx context.Context) {
-	var v vitals
-	v.nodes, v.err = t.k.opts.Vitals.Vitals(ctx)
+	v := vitals{since: time.Now()}
+	v.nodes, v.err = t.k.opts.Vitals.Vitals(ctx, v.since)
 	if v.err == nil && v.nodes == nil {
 		v.nodes = map[ids.Node]cluster.Vitals{}
 	}

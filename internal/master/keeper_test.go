@@ -111,7 +111,7 @@ type gauges struct {
 	err   error
 }
 
-func (g *gauges) Vitals(ctx context.Context) (map[ids.Node]cluster.Vitals, error) {
+func (g *gauges) Vitals(ctx context.Context, _ time.Time) (map[ids.Node]cluster.Vitals, error) {
 	g.mu.Lock()
 	g.asked++
 	block, err, out := g.block, g.err, map[ids.Node]cluster.Vitals{}
@@ -226,6 +226,7 @@ func TestKeeperPlacesAndReplaces(t *testing.T) {
 func TestKeeperWaitsForItsTerm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCell(t)
+		time.Sleep(time.Minute) // fake time: it has been there for long
 		c.keeper.Member("c", false, "gone")
 		second := election.Leader{Session: ids.Session{Master: "a", Clock: 2}, Live: true, Self: true}
 		c.keeper.Lead(second)

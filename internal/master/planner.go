@@ -19,6 +19,8 @@ const (
 	replans = 10
 	// stale is how long to wait for that change to arrive here.
 	stale = 250 * time.Millisecond
+	// fresh is how old what nodes told may be.
+	fresh = time.Second
 )
 
 // PlannerOptions make a Planner.
@@ -149,7 +151,7 @@ func (p *Planner) plan(ctx context.Context, id string, l command.Load) (Planned,
 	if err != nil {
 		return Planned{}, err
 	}
-	vitals, err := p.opts.Vitals.Vitals(ctx)
+	vitals, err := p.opts.Vitals.Vitals(ctx, time.Now().Add(-fresh))
 	if err != nil {
 		return Planned{}, fmt.Errorf("plan %s: the nodes can't be asked for their free memory: %w", l.Model, err)
 	}
