@@ -2,7 +2,10 @@ package executor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -527,5 +530,28 @@ func TestOptions(t *testing.T) {
 		if _, err := Start(o); err == nil {
 			t.Errorf("%s: no error", name)
 		}
+	}
+}
+
+func TestVitalsHandler(t *testing.T) {
+	want := cluster.Vitals{At: time.Unix(1000, 0).UTC(), Instances: []cluster.InstanceVitals{{Instance: "i", Running: 2, Chunk: 4, Prefixes: []uint32{7}}}}
+	mux := http.NewServeMux()
+	mux.Handle(VitalsPattern, VitalsHandler(func(r *http.Request) bool { return r.Header.Get("Caller") != "" }, func() cluster.Vitals { return want }))
+	ask := func(caller string) *httptest.ResponseRecorder {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/vitals", nil)
+		r.Header.Set("Caller", caller)
+		w := httptest.NewRecorder()
+		mux.ServeHTTP(w, r)
+		return w
+	}
+	if got := ask("").Code; got != http.StatusForbidden {
+		t.Errorf("a stranger gets %d", got)
+	}
+	var got cluster.Vitals
+	if err := json.Unmarshal(ask("b").Body.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -9,12 +9,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/cluster/plan"
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/generation/prefix"
 	"github.com/skein-run/skein/internal/runner/wire"
-	"github.com/skein-run/skein/internal/supervise"
 	"github.com/skein-run/skein/internal/supervise/group/member"
 )
 
@@ -185,45 +183,6 @@ func (s *stream) end(now time.Time) {
 		sh.e.mu.Unlock()
 		s.h.leave()
 	})
-}
-
-// Fill puts what this node's shards do into its vitals; Devices must be there,
-// for what is pending of them.
-func (e *Executor) Fill(v *cluster.Vitals) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	now := time.Now()
-	pending := e.pending()
-	for i := range v.Devices {
-		v.Devices[i].Pending += pending[v.Devices[i].ID]
-	}
-	for _, k := range sortedKeys(e.shards) {
-		s := e.shards[k]
-		i, mine := s.placed()
-		if !mine {
-			continue
-		}
-		x := cluster.ShardVitals{Instance: k.Instance, Shard: k.Shard, Phase: i.Shards[k.Shard].Phase}
-		switch {
-		case s.local.Doing == plan.Fetch:
-			x.Phase, x.Done, x.Total, x.Speed = cluster.Fetching, s.done, s.total, s.fetched.PerSecond(now)
-			if s.total > 0 {
-				x.Progress = float64(s.done) / float64(s.total)
-			}
-		case s.local.Doing == plan.Load:
-			x.Phase = cluster.Loading
-			if state := s.member.State(); state.Phase == supervise.Loading {
-				x.Progress = state.Progress
-			}
-		}
-		v.Shards = append(v.Shards, x)
-		if s.serving != nil {
-			v.Instances = append(v.Instances, cluster.InstanceVitals{
-				Instance: k.Instance, Running: min(s.open, i.Slots), Waiting: max(0, s.open-i.Slots), Stream: s.stream, Now: s.tokens.PerSecond(now),
-				Chunk: s.info.ChunkTokens, Prefixes: s.cached.Known(),
-			})
-		}
-	}
 }
 
 func sortedKeys(m map[plan.Key]*shard) []plan.Key {

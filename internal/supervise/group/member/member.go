@@ -86,8 +86,10 @@ func Start(o Options) (*Member, error) {
 		m.mu.Unlock()
 	}
 	var err error
-	m.Runner, err = supervise.Start(r)
-	return m, err
+	if m.Runner, err = supervise.Start(r); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 // Now is a member at one moment.
