@@ -18,6 +18,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/skein-run/skein/api"
 )
@@ -36,6 +37,9 @@ type Options struct {
 	HTTP *http.Client
 	// UserAgent is sent with every request; "": "skein-client".
 	UserAgent string
+	// Patience is how long a command is repeated while the cluster chooses a
+	// master, a second or two; 0: not at all.
+	Patience time.Duration
 }
 
 // Client talks to one node.
@@ -44,6 +48,8 @@ type Client struct {
 	key   string
 	http  *http.Client
 	agent string
+
+	patience time.Duration
 }
 
 // New makes a client. It does not connect.
@@ -52,7 +58,7 @@ func New(o Options) (*Client, error) {
 	if err != nil || base.Host == "" || (base.Scheme != "http" && base.Scheme != "https") {
 		return nil, fmt.Errorf("%q is not the address of a node; write it like http://127.0.0.1:%d", o.BaseURL, api.DefaultPort)
 	}
-	c := &Client{base: base, key: o.APIKey, http: o.HTTP, agent: o.UserAgent}
+	c := &Client{base: base, key: o.APIKey, http: o.HTTP, agent: o.UserAgent, patience: o.Patience}
 	if c.http == nil {
 		transport := &http.Transport{
 			Proxy:       http.ProxyFromEnvironment,
@@ -98,7 +104,12 @@ func rootCause(err error) error {
 // Errors are *UnreachableError, *api.Error for what the node refused, or the
 // context's error.
 func (c *Client) call(ctx context.Context, method, path string, query url.Values, in, out any) error {
-	res, err := c.send(ctx, method, path, query, in, "application/json")
+	return c.callWith(ctx, nil, method, path, query, in, out)
+}
+
+// callWith is call with more headers.
+func (c *Client) callWith(ctx context.Context, header http.Header, method, path string, query url.Values, in, out any) error {
+	res, err := c.sendWith(ctx, header, method, path, query, in, "application/json")
 	if err != nil {
 		return err
 	}
@@ -118,6 +129,10 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 
 // send gives the response of a success; its body is the caller's to close.
 func (c *Client) send(ctx context.Context, method, path string, query url.Values, in any, accept string) (*http.Response, error) {
+	return c.sendWith(ctx, nil, method, path, query, in, accept)
+}
+
+func (c *Client) sendWith(ctx context.Context, header http.Header, method, path string, query url.Values, in any, accept string) (*http.Response, error) {
 	var body io.Reader
 	if in != nil {
 		data, err := json.Marshal(in)
@@ -136,6 +151,9 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 	req, err := http.NewRequestWithContext(ctx, method, address, body)
 	if err != nil {
 		return nil, fmt.Errorf("make the request: %w", err)
+	}
+	for name, values := range header {
+		req.Header[name] = values
 	}
 	req.Header.Set("Accept", accept)
 	req.Header.Set("User-Agent", c.agent)

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -69,8 +70,23 @@ func TestCalls(t *testing.T) {
 		{"GET /v1/cluster/library/org/m%25%20x?context_length=9&slots=2", api.LibraryModel{LibraryEntry: entry}, func() (any, error) { return c.Library().Show(ctx, "org/m% x", 9, 2) }, api.LibraryModel{LibraryEntry: entry}},
 		{"GET /v1/cluster/library/m", api.LibraryModel{LibraryEntry: entry}, func() (any, error) { return c.Library().Show(ctx, "m", 0, 0) }, api.LibraryModel{LibraryEntry: entry}},
 		{"DELETE /v1/cluster/library/m%3F", api.RemoveAnswer{Model: entry}, func() (any, error) { return c.Library().Remove(ctx, "m?") }, entry},
-		{`POST /v1/cluster/models/load {"model_id":"m","slots":2}`, api.LoadAnswer{ModelID: "m"}, func() (any, error) { return c.Load(ctx, api.LoadRequest{ModelID: "m", LoadOptions: api.LoadOptions{Slots: 2}}) }, api.LoadAnswer{ModelID: "m"}},
-		{"DELETE /v1/cluster/models/m", api.UnloadAnswer{ModelID: "m"}, func() (any, error) { return c.Unload(ctx, "m") }, api.UnloadAnswer{ModelID: "m"}},
+		{`POST /v1/cluster/models/load {"model_id":"m","slots":2}`, api.LoadAnswer{ModelID: "m"}, func() (any, error) {
+			return c.Load(ctx, api.LoadRequest{ModelID: "m", LoadOptions: api.LoadOptions{Slots: 2}})
+		}, api.LoadAnswer{ModelID: "m"}},
+		{"DELETE /v1/cluster/models/m", api.UnloadAnswer{ModelID: "m"}, func() (any, error) { return c.Unload(ctx, "m", DefaultDrain) }, api.UnloadAnswer{ModelID: "m"}},
+		{"GET /v1/cluster", api.Overview{NodeCount: 2}, func() (any, error) { return c.Overview(ctx) }, api.Overview{NodeCount: 2}},
+		{"GET /v1/cluster/health", api.Health{Healthy: true}, func() (any, error) { return c.Health(ctx) }, api.Health{Healthy: true}},
+		{"GET /v1/cluster/nodes", api.NodeList{NodeCount: 2}, func() (any, error) { return c.Nodes(ctx) }, api.NodeList{NodeCount: 2}},
+		{"GET /v1/cluster/nodes/a%2Fb", api.Node{NodeID: "n"}, func() (any, error) { return c.Node(ctx, "a/b") }, api.Node{NodeID: "n"}},
+		{"GET /node_id", "n", func() (any, error) { return c.NodeID(ctx) }, "n"},
+		{"GET /v1/cluster/models/org/m%20x/status", api.ModelStatus{Found: true}, func() (any, error) { return c.ModelStatus(ctx, "org/m x") }, api.ModelStatus{Found: true}},
+		{`POST /v1/cluster/models/swap {"unload_model_id":"a","load_model_id":"b"}`, api.SwapAnswer{LoadedModel: "b"}, func() (any, error) {
+			return c.Swap(ctx, api.SwapRequest{UnloadModelID: "a", LoadModelID: "b"})
+		}, api.SwapAnswer{LoadedModel: "b"}},
+		{"DELETE /v1/cluster/models/m?drain_seconds=1.5", api.UnloadAnswer{ModelID: "m"}, func() (any, error) { return c.Unload(ctx, "m", 1500*time.Millisecond) }, api.UnloadAnswer{ModelID: "m"}},
+		{`POST /v1/cluster/master {"node_id":"n"}`, api.PromoteAnswer{MasterNodeID: "n"}, func() (any, error) { return c.Promote(ctx, "n") }, api.PromoteAnswer{MasterNodeID: "n"}},
+		{"POST /v1/cluster/nodes/n/drain", api.DrainAnswer{Draining: true}, func() (any, error) { return c.Drain(ctx, "n") }, api.DrainAnswer{Draining: true}},
+		{"POST /v1/cluster/nodes/n/resume", api.DrainAnswer{NodeID: "n"}, func() (any, error) { return c.Resume(ctx, "n") }, api.DrainAnswer{NodeID: "n"}},
 		{"GET /healthz", "ok", func() (any, error) { return nil, c.Alive(ctx) }, nil},
 	}
 	for _, tt := range tests {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/skein-run/skein/internal/cli/clustercmd"
 	"github.com/skein-run/skein/internal/cli/shardcmd"
 	"github.com/skein-run/skein/internal/config"
 	"github.com/skein-run/skein/internal/home"
@@ -143,6 +144,10 @@ func (a *app) report(ctx context.Context, err error) int {
 	if errors.As(err, &told) && told.Err == nil {
 		return told.Code
 	}
+	var ended *clustercmd.ExitError
+	if errors.As(err, &ended) && ended.Err == nil {
+		return ended.Code
+	}
 	if errors.Is(err, interrupt.ErrInterrupted) || errors.Is(context.Cause(ctx), interrupt.ErrInterrupted) {
 		return ExitInterrupted
 	}
@@ -157,8 +162,11 @@ func (a *app) report(ctx context.Context, err error) int {
 		return ExitUsage
 	}
 	fmt.Fprintf(a.Stderr, "skein: %s\n", message)
-	if told != nil {
+	switch {
+	case told != nil:
 		return told.Code
+	case ended != nil:
+		return ended.Code
 	}
 	return ExitFailure
 }

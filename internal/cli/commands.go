@@ -4,7 +4,7 @@ import "github.com/spf13/cobra"
 
 // commands lists the subcommands of skein; each has a file of its own.
 func commands(a *app) []*cobra.Command {
-	return []*cobra.Command{
+	return append(newClusterCommands(a),
 		newServeCommand(a),
 		newRunCommand(a),
 		newModelsCommand(a),
@@ -13,5 +13,5 @@ func commands(a *app) []*cobra.Command {
 		newShardCommand(a),
 		newDoctorCommand(a),
 		newVersionCommand(a),
-	}
+	)
 }

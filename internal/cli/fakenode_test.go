@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/internal/catalog"
@@ -24,14 +23,31 @@ type fakeNode struct {
 	catalog *catalog.Catalog
 	key     string // "" asks for none
 	files   []string
-
-	mu     sync.Mutex
-	loaded []string // guarded by mu
 }
 
-// startFakeNode serves a node. files are listed beside the library's own.
-func startFakeNode(where home.Home, key string, loaded, files []string) (*httptest.Server, error) {
-	files = slices.Clone(files)
+// fakeOptions say what a fake node has.
+type fakeOptions struct {
+	key           string
+	loaded, known []string // models
+	three         bool     // it is one of three
+	files         []string // listed beside the library's own
+	edit          func(*fakeCluster)
+}
+
+// server is a fake node that is served.
+type server struct {
+	*httptest.Server
+	dialect *manage.Dialect
+}
+
+// Close ends the streams first, which would hold the server.
+func (s *server) Close() {
+	s.dialect.Close()
+	s.Server.Close()
+}
+
+// startFakeNode serves a node.
+func startFakeNode(where home.Home, o fakeOptions) (*server, error) {
 	lib, err := library.Open(library.Options{Registry: where.ModelRegistry(), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
@@ -40,8 +56,12 @@ func startFakeNode(where home.Home, key string, loaded, files []string) (*httpte
 	if err != nil {
 		return nil, err
 	}
-	n := &fakeNode{catalog: c, key: key, loaded: loaded, files: files}
-	d, err := manage.New(manage.Options{Library: n, Models: n, Version: "test"})
+	n := &fakeNode{catalog: c, key: o.key, files: slices.Clone(o.files)}
+	fleet := newFakeCluster(o.three, o.loaded, o.known)
+	if o.edit != nil {
+		o.edit(fleet)
+	}
+	d, err := manage.New(manage.Options{Library: n, Cluster: fleet, Commands: fleet, Node: "n1", Log: slog.New(slog.DiscardHandler), Version: "test"})
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +69,7 @@ func startFakeNode(where home.Home, key string, loaded, files []string) (*httpte
 	d.Register(mux)
 	mux.HandleFunc("POST /v1/chat/completions", n.chat)
 	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
-	return httptest.NewServer(n.guard(mux)), nil
+	return &server{httptest.NewServer(n.guard(mux)), d}, nil
 }
 
 func (n *fakeNode) guard(next http.Handler) http.Handler {
@@ -91,21 +111,6 @@ func (n *fakeNode) Show(ctx context.Context, name string, contextLength, slots i
 func (n *fakeNode) Remove(ctx context.Context, name string) (api.LibraryEntry, error) {
 	return n.catalog.Remove(ctx, name)
 }
-
-func (n *fakeNode) Loaded(context.Context) ([]api.Model, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	var out []api.Model
-	for _, name := range n.loaded {
-		out = append(out, api.Model{
-			InstanceID: "1", ModelID: name, ModelName: name, Sharding: api.ShardingPipeline,
-			Nodes: []string{"n1"}, NodeNames: []string{"here"}, Status: api.StatusReady, ContextLength: 256, Slots: 4, MemoryGB: 0.1,
-		})
-	}
-	return out, nil
-}
-
-func (n *fakeNode) Downloading(context.Context) ([]api.Download, error) { return nil, nil }
 
 // chat answers in the form of the OpenAI API: with what the request was, or as
 // the last word of the prompt tells it to fail.

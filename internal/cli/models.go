@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/internal/bytesize"
+	"github.com/skein-run/skein/internal/cli/clustercmd"
 )
 
 // library is the list of model files, behind a node or on this machine's disk.
@@ -29,77 +29,22 @@ func newModelsCommand(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "models",
-		Short: "Show what is loaded; list, add, show and remove model files",
-		Long: `Show the models that are loaded and those being fetched. The subcommands are
-about the model files there are; they work with and without a running node.`,
+		Short: "Show what is loaded; load, unload and swap; list and add model files",
+		Long: `Show the models that are loaded and those being fetched; load, unload and swap
+them. The subcommands list, add, show and remove are about the model files there
+are; they work with and without a running node.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
 			}
-			return explain(a.modelsStatus(cmd.Context(), asJSON))
+			return a.clusterEnv().Loaded(cmd.Context(), asJSON)
 		},
 	}
 	addJSONFlag(cmd, &asJSON)
+	cmd.AddCommand(clustercmd.Models(a.clusterEnv())...)
 	cmd.AddCommand(newModelsListCommand(a), newModelsAddCommand(a), newModelsShowCommand(a), newModelsRemoveCommand(a))
 	return cmd
-}
-
-// modelsStatus is the bare `skein models`.
-func (a *app) modelsStatus(ctx context.Context, asJSON bool) error {
-	node, err := a.connect(ctx)
-	if err != nil {
-		return err
-	}
-	if node == nil {
-		return errors.New("no node is running, so nothing is loaded; start one with 'skein serve', or see the files with 'skein models list'")
-	}
-	models, err := node.ClusterModels(ctx)
-	if err != nil {
-		return err
-	}
-	if asJSON {
-		return a.printJSON(models)
-	}
-	if len(models.Loaded) == 0 && len(models.Downloading) == 0 {
-		fmt.Fprintln(a.Stdout, "No model is loaded. One is loaded when it is first asked for; 'skein models list' shows what there is.")
-		return nil
-	}
-	if len(models.Loaded) > 0 {
-		rows := [][]string{{"MODEL", "STATUS", "CONTEXT", "SLOTS", "MEMORY", "NODES"}}
-		for _, m := range models.Loaded {
-			rows = append(rows, []string{
-				m.ModelName, m.Status, count(m.ContextLength), count(m.Slots),
-				fmt.Sprintf("%.1f GB", m.MemoryGB), strings.Join(m.NodeNames, ", "),
-			})
-		}
-		if err := table(a.Stdout, rows, 2, 3, 4); err != nil {
-			return err
-		}
-		for _, m := range models.Loaded {
-			if m.Error != "" {
-				fmt.Fprintf(a.Stdout, "%s failed: %s\n", m.ModelName, m.Error)
-			}
-		}
-	}
-	if len(models.Downloading) == 0 {
-		return nil
-	}
-	if len(models.Loaded) > 0 {
-		fmt.Fprintln(a.Stdout)
-	}
-	rows := [][]string{{"FETCHING", "STATUS", "DONE", "OF", "SPEED", "NODE"}}
-	for _, d := range models.Downloading {
-		status := d.Status
-		if d.Error != "" {
-			status += ": " + d.Error
-		}
-		rows = append(rows, []string{
-			d.ModelID, status, fmt.Sprintf("%.0f %%", d.ProgressPercent), fmt.Sprintf("%.1f GB", d.TotalGB),
-			fmt.Sprintf("%.1f MB/s", d.SpeedMBs), d.NodeName,
-		})
-	}
-	return table(a.Stdout, rows, 2, 3, 4)
 }
 
 func newModelsListCommand(a *app) *cobra.Command {

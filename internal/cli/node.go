@@ -20,6 +20,10 @@ import (
 // there; a node answers this without work.
 const aliveTimeout = 5 * time.Second
 
+// masterTimeout is how long a command waits for the cluster to have a master;
+// an election takes a second or two.
+const masterTimeout = 5 * time.Second
+
 // resolve reads the configuration of a node: file, environment and the given
 // flags. file is "" for the default place.
 func (a *app) resolve(where home.Home, file string, flags map[string][]string) (config.Serve, []config.Setting, error) {
@@ -98,7 +102,7 @@ func (a *app) connect(ctx context.Context) (*client.Client, error) {
 }
 
 func (a *app) dial(address, key string) (*client.Client, error) {
-	return client.New(client.Options{BaseURL: address, APIKey: key, UserAgent: "skein/" + buildinfo.Read().Version})
+	return client.New(client.Options{BaseURL: address, APIKey: key, UserAgent: "skein/" + buildinfo.Read().Version, Patience: masterTimeout})
 }
 
 // nodeAddress makes a base URL of what the user named.

@@ -16,6 +16,8 @@ const tour = `skein makes one AI cluster out of the machines you have.
   skein serve                      start a node and its OpenAI API here
   skein run                        chat with a model
   skein run MODEL "Why is it so?"  ask one question
+  skein status                     the cluster: nodes, models, who leads
+  skein models load NAME --wait    load a model where there is room
   skein models list                the model files there are
   skein models add FILE.gguf       use a file of yours, where it is
   skein doctor                     check this machine

@@ -52,7 +52,7 @@ func program() {
 			return nil
 		},
 		Local: func(ctx context.Context, o cli.LocalOptions) (cli.LocalNode, error) {
-			server, err := startFakeNode(o.Home, "", nil, o.Files)
+			server, err := startFakeNode(o.Home, fakeOptions{files: o.Files})
 			if err != nil {
 				return cli.LocalNode{}, err
 			}
@@ -101,19 +101,25 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// nodeCommand is "node [-unannounced] [-key=K] [-loaded=M]...": it starts a node
-// for the script's SKEIN_HOME and sets $NODE_URL and $NODE_PORT.
+// nodeCommand is "node [-unannounced] [-key=K] [-cluster] [-nomaster]
+// [-loaded=M]... [-known=M]...": it starts a node for the script's SKEIN_HOME and
+// sets $NODE_URL and $NODE_PORT.
 func nodeCommand(ts *testscript.TestScript, _ bool, args []string) {
-	var key string
-	var loaded []string
+	var o fakeOptions
 	announce := true
 	for _, arg := range args {
 		name, value, _ := strings.Cut(arg, "=")
 		switch name {
 		case "-key":
-			key = value
+			o.key = value
 		case "-loaded":
-			loaded = append(loaded, value)
+			o.loaded = append(o.loaded, value)
+		case "-known":
+			o.known = append(o.known, value)
+		case "-cluster":
+			o.three = true
+		case "-nomaster":
+			o.edit = func(f *fakeCluster) { f.in.Master, f.in.NoMaster = "", "every live node runs with --no-master" }
 		case "-unannounced":
 			announce = false
 		default:
@@ -122,7 +128,7 @@ func nodeCommand(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	where, err := home.Locate(ts.Getenv("SKEIN_HOME"))
 	ts.Check(err)
-	server, err := startFakeNode(where, key, loaded, nil)
+	server, err := startFakeNode(where, o)
 	ts.Check(err)
 	ts.Defer(server.Close)
 	u, err := url.Parse(server.URL)
@@ -130,7 +136,7 @@ func nodeCommand(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv("NODE_URL", server.URL)
 	ts.Setenv("NODE_PORT", u.Port())
 	if announce {
-		ts.Check(where.WriteNode(home.Node{PID: os.Getpid(), API: server.URL, Started: time.Unix(1, 0), Version: "test", APIKey: key}))
+		ts.Check(where.WriteNode(home.Node{PID: os.Getpid(), API: server.URL, Started: time.Unix(1, 0), Version: "test", APIKey: o.key}))
 	}
 }
 

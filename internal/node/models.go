@@ -2,109 +2,151 @@ package node
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"time"
 
 	"github.com/skein-run/skein/api"
-	"github.com/skein-run/skein/internal/bytesize"
+	"github.com/skein-run/skein/internal/cluster"
+	"github.com/skein-run/skein/internal/cluster/command"
+	"github.com/skein-run/skein/internal/cluster/placement"
+	"github.com/skein-run/skein/internal/cluster/view"
+	"github.com/skein-run/skein/internal/gguf/slice"
+	"github.com/skein-run/skein/internal/hostinfo"
+	"github.com/skein-run/skein/internal/httpapi/manage"
+	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/worker"
 )
 
-// unloadDrain is how long open generations of a model that is unloaded may go
-// on.
-const unloadDrain = 30 * time.Second
+// alone shows this node to the management API as a cluster of one, and loads
+// and unloads its models.
+type alone struct{ node *Node }
 
-// models tells the management API what is loaded, and loads and unloads.
-type models struct{ node *Node }
+func (a *alone) id() ids.Node { return ids.Node(a.node.id) }
 
-// Loaded lists the models of this node.
-func (m *models) Loaded(context.Context) ([]api.Model, error) {
-	var out []api.Model
-	for _, s := range m.node.worker.Models() {
-		out = append(out, m.describe(s))
+func (a *alone) instanceID(name string) string { return a.node.id + "/" + name }
+
+// Changes tells nothing: who follows sees changes when it looks.
+func (a *alone) Changes() <-chan struct{} { return nil }
+
+// Snapshot implements manage.Cluster.
+func (a *alone) Snapshot(ctx context.Context) (view.Inputs, error) {
+	n := a.node
+	facts, err := hostinfo.Read(ctx)
+	if err != nil {
+		return view.Inputs{}, err
 	}
-	return out, nil
+	now := time.Now()
+	memory := placement.Device{Total: int64(facts.MemoryTotal)}
+	vitals := cluster.Vitals{
+		At: now, Uptime: now.Sub(n.begun).Seconds(), Chip: facts.Chip, OS: facts.System,
+		Devices: []cluster.DeviceVitals{{Kind: "cpu", Total: memory.Total, Available: int64(facts.MemoryAvailable)}},
+	}
+	if space, err := hostinfo.Disk(ctx, n.opts.Home.Dir()); err == nil {
+		vitals.Disk = &cluster.Space{Total: int64(space.Total), Free: int64(space.Free)}
+	}
+	s := cluster.State{
+		At: now, Models: map[string]cluster.Model{}, Wanted: map[string]cluster.Wanted{}, Instances: map[string]cluster.Instance{},
+		Nodes: map[ids.Node]cluster.Node{a.id(): {
+			ID: a.id(), Name: n.name, Worker: true, Candidate: true, API: true, Version: n.opts.Version, Devices: []placement.Device{memory}, Online: true, Since: n.begun,
+		}},
+	}
+	entries, err := n.files.library.List()
+	if err != nil {
+		n.log.Debug("some models cannot be listed", "err", err)
+	}
+	for _, e := range entries {
+		s.Models[e.Name] = cluster.Model{Name: e.Name, Files: []cluster.File{{Name: e.Name, Size: e.SizeBytes}}, Holders: []ids.Node{a.id()}}
+	}
+	for _, m := range n.worker.Models() {
+		if _, listed := s.Models[m.Name]; !listed { // it was taken off the list since
+			s.Models[m.Name] = cluster.Model{Name: m.Name, Files: []cluster.File{{Name: m.Name, Size: int64(m.Info.Bytes)}}, Holders: []ids.Node{a.id()}}
+		}
+		i := a.instance(m)
+		s.Wanted[i.Wanted] = cluster.Wanted{ID: i.Wanted, Model: m.Name, Context: m.Context, Slots: m.Slots}
+		s.Instances[i.ID] = i
+		vitals.Instances = append(vitals.Instances, cluster.InstanceVitals{Instance: i.ID, Running: m.Running, Waiting: m.Waiting})
+		vitals.Shards = append(vitals.Shards, cluster.ShardVitals{Instance: i.ID, Phase: i.Shards[0].Phase, Progress: m.Progress})
+	}
+	return view.Inputs{
+		Now: now, State: s, Vitals: map[ids.Node]cluster.Vitals{a.id(): vitals}, Live: map[ids.Node]bool{a.id(): true}, Master: a.id(), Uptime: now.Sub(n.begun),
+	}, nil
 }
 
-// Downloading is empty: a node alone fetches nothing.
-func (m *models) Downloading(context.Context) ([]api.Download, error) { return nil, nil }
-
-func (m *models) describe(s worker.ModelState) api.Model {
-	status := apiStatus(s.Status)
-	return api.Model{
-		InstanceID: m.instanceID(s.Name), ModelID: s.Name, ModelName: s.Name,
-		Sharding: api.ShardingPipeline, InstanceType: api.InstanceType,
-		Nodes: []string{m.node.id}, NodeNames: []string{m.node.name},
-		StorageSizeGB:  bytesize.ToGB(int64(s.Info.Bytes)),
-		RunnerStatuses: map[string]string{m.node.id: string(s.Status)},
-		Ready:          s.Ready(), Status: status,
-		ContextLength: s.Context, Slots: s.Slots, MemoryGB: bytesize.ToGB(s.Memory), Error: s.Error,
+// instance describes a model of the worker.
+func (a *alone) instance(m worker.ModelState) cluster.Instance {
+	shard := cluster.Shard{Node: a.id(), Spec: slice.Spec{End: 1}, Reserve: m.Memory, Incarnation: 1}
+	i := cluster.Instance{ID: a.instanceID(m.Name), Wanted: m.Name, Model: m.Name, Way: placement.WayWhole, Context: m.Context, Slots: m.Slots, Placed: m.Since}
+	if m.Info.Layers > 0 {
+		shard.Spec.End = m.Info.Layers
 	}
-}
-
-// apiStatus maps the worker's finer states onto the contract's.
-func apiStatus(s worker.Status) string {
-	switch s {
+	switch m.Status {
+	case worker.StatusLoading:
+		shard.Phase = cluster.Loading
 	case worker.StatusRestarting:
-		return api.StatusLoading
+		shard.Phase = cluster.Starting
+	case worker.StatusFailed:
+		shard.Phase, shard.Error = cluster.Failed, m.Error
 	case worker.StatusUnloading:
-		return api.StatusRunning
+		shard.Phase, i.Releasing = cluster.Ready, "unloaded"
+	default:
+		shard.Phase = cluster.Ready
 	}
-	return string(s)
+	i.Shards = []cluster.Shard{shard}
+	return i
 }
-
-func (m *models) instanceID(name string) string { return m.node.id + "/" + name }
 
 // Load begins to load a model.
-func (m *models) Load(ctx context.Context, req api.LoadRequest) (api.LoadAnswer, error) {
-	if req.MinNodes > 1 {
-		return api.LoadAnswer{}, api.NewError(409, "not_enough_nodes", "min_nodes", fmt.Sprintf("min_nodes is %d and there is 1 node; start more, or leave min_nodes out", req.MinNodes))
+func (a *alone) Load(ctx context.Context, _ string, l command.Load, dryRun bool) (manage.Loaded, error) {
+	switch {
+	case l.MinNodes > 1:
+		return manage.Loaded{}, &placement.NotEnoughNodesError{Want: l.MinNodes, Have: 1}
+	case l.Sharding == placement.Tensor:
+		return manage.Loaded{}, manage.Refused(command.NotEnoughNodes, "tensor sharding needs at least two nodes and there is 1; leave preferred_sharding out")
+	case dryRun, l.Replicas > 1:
+		return manage.Loaded{}, api.NewError(501, api.CodeNotImplemented, "", "this node is alone and takes no dry_run and no replicas; leave them out")
 	}
-	if req.Sharding == api.ShardingTensor {
-		return api.LoadAnswer{}, api.NewError(409, "not_enough_nodes", "preferred_sharding", "tensor sharding needs at least two nodes and there is 1; leave preferred_sharding out")
-	}
-	s, started, err := m.node.worker.Load(ctx, req.ModelID, worker.Spec{Context: req.ContextLength, Slots: req.Slots})
+	s, started, err := a.node.worker.Load(ctx, l.Model, worker.Spec{Context: l.Context, Slots: l.Slots})
 	if err != nil {
-		return api.LoadAnswer{}, err
+		return manage.Loaded{}, err
 	}
 	if !started {
-		return api.LoadAnswer{}, api.NewError(409, api.CodeModelLoaded, "model_id", fmt.Sprintf("%s is %s already; unload it first to load it with other settings", s.Name, s.Status))
+		return manage.Loaded{}, manage.Refused(command.AlreadyLoaded, fmt.Sprintf("%s is %s already; unload it first to load it with other settings", s.Name, s.Status))
 	}
-	message := "loading " + s.Name
-	if s.Warning != "" {
-		message += "; " + s.Warning // a lowered context, most of all
-	}
-	return api.LoadAnswer{
-		Message: message, CommandID: rand.Text(), ModelID: s.Name, InstanceID: m.instanceID(s.Name),
-		Placement: map[string]string{m.node.id: "whole"}, EstimatedMemoryGB: bytesize.ToGB(s.Memory),
+	return manage.Loaded{
+		Instances: []string{a.instanceID(s.Name)}, Context: s.Context, Slots: s.Slots, Warning: s.Warning, Copies: 1,
+		Plans: []placement.Plan{{Way: placement.WayWhole, Stages: 1, Ranks: 1, Shards: []placement.Shard{{Node: a.node.id, Spec: slice.Spec{End: 1}, Reserve: s.Memory}}}},
 	}, nil
 }
 
 // Unload decides at once and frees the model in the background, when its open
 // generations are done.
-func (m *models) Unload(_ context.Context, name string) (api.UnloadAnswer, error) {
-	e, err := m.node.files.Resolve(name)
-	if err != nil {
-		return api.UnloadAnswer{}, err
-	}
-	var state *worker.ModelState
-	for _, s := range m.node.worker.Models() {
-		if s.Name == e.Name {
-			state = &s
+func (a *alone) Unload(_ context.Context, _, model string, drain time.Duration) (manage.Unloaded, error) {
+	for _, s := range a.node.worker.Models() {
+		if s.Name != model {
+			continue
 		}
+		a.node.background.Go(func() {
+			// Stop ends it: the worker closes every model then.
+			if _, err := a.node.worker.Unload(context.Background(), model, drain); err != nil {
+				a.node.log.Warn("model not unloaded", "model", model, "err", err)
+			}
+		})
+		return manage.Unloaded{Instances: []string{a.instanceID(model)}, Freed: s.Memory, Copies: 1}, nil
 	}
-	if state == nil {
-		return api.UnloadAnswer{}, api.NewError(404, api.CodeModelNotFound, "name", e.Name+" is not loaded; 'skein models' lists what is")
-	}
-	m.node.background.Go(func() {
-		// Stop ends it: the worker closes every model then.
-		if _, err := m.node.worker.Unload(context.Background(), e.Name, unloadDrain); err != nil {
-			m.node.log.Warn("model not unloaded", "model", e.Name, "err", err)
-		}
-	})
-	return api.UnloadAnswer{
-		Message: "unloading " + e.Name, CommandID: rand.Text(), ModelID: e.Name, InstanceID: m.instanceID(e.Name),
-		FreedMemoryGB: bytesize.ToGB(state.Memory),
-	}, nil
+	return manage.Unloaded{}, manage.Refused(command.NotLoaded, model+" is not loaded; 'skein models' lists what is")
+}
+
+// Swap needs a cluster's ledger.
+func (a *alone) Swap(context.Context, string, manage.Swap, bool) (manage.Swapped, error) {
+	return manage.Swapped{}, api.NewError(501, api.CodeNotImplemented, "", "this node is alone and swaps in two steps: unload the one model, then load the other")
+}
+
+// Promote is for the others of a cluster.
+func (a *alone) Promote(context.Context, string, ids.Node) error {
+	return manage.Refused(command.Conflict, "this node is alone, and so the master already")
+}
+
+// Drain has nowhere to move anything.
+func (a *alone) Drain(context.Context, string, ids.Node, bool) (int, error) {
+	return 0, api.NewError(501, api.CodeNotImplemented, "", "this node is alone: there is no other to move its models to; unload them, or stop it")
 }

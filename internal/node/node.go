@@ -25,8 +25,11 @@ import (
 	"github.com/skein-run/skein/internal/httpapi"
 	"github.com/skein-run/skein/internal/httpapi/manage"
 	"github.com/skein-run/skein/internal/httpapi/openai"
+	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/library"
+	"github.com/skein-run/skein/internal/node/control"
 	"github.com/skein-run/skein/internal/node/shards"
+	"github.com/skein-run/skein/internal/supervise"
 	"github.com/skein-run/skein/internal/worker"
 )
 
@@ -61,10 +64,16 @@ type Node struct {
 	id     string
 	name   string // of the machine
 	server *httpapi.Server
-	worker *worker.Worker
-	files  *files
-	texts  *texts
-	stops  []stop // last in, first out
+	manage *manage.Dialect
+	begun  time.Time
+	places places
+	// One of the two: a node that takes part in a cluster has a control, one
+	// that is private or tries local shards a worker of its own.
+	control *control.Control
+	worker  *worker.Worker
+	files   *files
+	texts   *texts
+	stops   []stop // last in, first out
 
 	background sync.WaitGroup // unloads under way
 }
@@ -90,7 +99,7 @@ func New(o Options) (*Node, error) {
 	if err := o.Home.Ensure(); err != nil {
 		return nil, err
 	}
-	n := &Node{opts: o, log: o.Logger}
+	n := &Node{opts: o, log: o.Logger, begun: time.Now()}
 	if n.id, err = o.Home.NodeID(); err != nil {
 		return nil, err
 	}
@@ -112,10 +121,15 @@ func New(o Options) (*Node, error) {
 		o.Logger.Warn("some models cannot be listed", "err", err)
 	}
 	n.files = &files{library: lib, anyPath: o.Private}
-	n.worker, err = worker.New(worker.Options{
-		Library: n.files, Start: n.startRunner(found, layout), Memory: memory, Logger: o.Logger,
-		Load: loadDefaults(o.Config), Slots: o.Config.Slots, Context: o.Config.Context, Queue: queue(o.Config.Queue),
-	})
+	if o.Private || o.Config.LocalShards != "" {
+		n.worker, err = worker.New(worker.Options{
+			Library: n.files, Start: n.startRunner(found, layout), Memory: memory, Logger: o.Logger,
+			Load: loadDefaults(o.Config), Slots: o.Config.Slots, Context: o.Config.Context, Queue: queue(o.Config.Queue),
+		})
+		n.places = own{n.worker}
+	} else {
+		err = n.controlled(lib, found)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -123,6 +137,37 @@ func New(o Options) (*Node, error) {
 		return nil, err
 	}
 	return n, nil
+}
+
+// controlled makes the node a part of a cluster.
+func (n *Node) controlled(lib *library.Library, found *engine.Engine) error {
+	o := n.opts
+	for _, note := range o.Config.Cluster.Notes() {
+		o.Logger.Warn(note)
+	}
+	c, err := control.New(control.Options{
+		ID: ids.Node(n.id), Name: n.name, Config: o.Config, Dir: o.Home.Dir(), Version: o.Version, Library: lib,
+		Runner: supervise.Options{
+			Executable: o.Executable, Build: o.Version, Engine: EngineSpec(found), Env: append(os.Environ(), "GGML_NO_BACKTRACE=1"), Logger: o.Logger,
+		},
+		Load: loadDefaults(o.Config), Context: contextOr(o.Config.Context), Slots: max(1, o.Config.Slots), Queue: queue(o.Config.Queue),
+		Alone: o.Config.Cluster.Namespace == "", Logger: o.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	n.control = c
+	n.places = shared{c, n.files}
+	return nil
+}
+
+// contextOr is the context of a slot where nobody says: the model's own, at
+// most this.
+func contextOr(want int) int {
+	if want > 0 {
+		return want
+	}
+	return 8192
 }
 
 // queue turns the flag, where 0 means that nobody may wait, into the worker's
@@ -145,7 +190,7 @@ func (n *Node) mount(lib *library.Library, found *engine.Engine) error {
 	if err != nil {
 		return err
 	}
-	n.texts, err = newTexts(n.worker, n.files, o.Logger)
+	n.texts, err = newTexts(n.places, n.files, o.Logger)
 	if err != nil {
 		return err
 	}
@@ -157,13 +202,21 @@ func (n *Node) mount(lib *library.Library, found *engine.Engine) error {
 	if err != nil {
 		return err
 	}
-	models := &models{node: n}
-	mgmt, err := manage.New(manage.Options{Library: cat, Models: models, Commands: models, Version: o.Version})
+	mo := manage.Options{Library: cat, Node: n.id, Log: o.Logger, Version: o.Version}
+	if n.control != nil {
+		c := clustered{control: n.control, self: ids.Node(n.id), begun: n.begun}
+		mo.Cluster, mo.Commands = c, c
+		mo.Library = rescanning{cat, n.control}
+	} else {
+		c := &alone{node: n}
+		mo.Cluster, mo.Commands = c, c
+	}
+	n.manage, err = manage.New(mo)
 	if err != nil {
 		return err
 	}
 	n.server.Mount(chat)
-	n.server.Mount(mgmt)
+	n.server.Mount(n.manage)
 	return nil
 }
 
@@ -183,21 +236,39 @@ func (n *Node) Start(ctx context.Context) (err error) {
 			err = errors.Join(err, n.Stop(ctx))
 		}
 	}()
-	n.onStop("worker", func(ctx context.Context) error {
-		n.worker.Close(ctx)
-		n.background.Wait()
-		return nil
-	})
+	if n.control != nil {
+		n.onStop("cluster", n.control.Stop)
+	} else {
+		n.onStop("worker", func(ctx context.Context) error {
+			n.worker.Close(ctx)
+			n.background.Wait()
+			return nil
+		})
+	}
+	if n.opts.Config.Cluster.NoAPI {
+		return n.control.Start()
+	}
 	if err := n.server.Start(ctx); err != nil {
 		return err
 	}
-	n.onStop("API", n.server.Stop)
+	n.onStop("API", func(ctx context.Context) error {
+		n.manage.Close() // streams of changes would hold the server
+		return n.server.Stop(ctx)
+	})
 	if !n.opts.Private {
 		if err := n.publish(); err != nil {
 			return err
 		}
 	}
+	if n.control != nil {
+		if err := n.control.Start(); err != nil {
+			return err
+		}
+	}
 	for _, name := range n.opts.Config.Load {
+		if n.worker == nil {
+			break // the cluster takes loads one by one, below
+		}
 		if _, _, err := n.worker.Load(ctx, name, worker.Spec{}); err != nil {
 			return fmt.Errorf("load %s: %w", name, err)
 		}
@@ -244,7 +315,7 @@ func (n *Node) URL() string {
 }
 
 // Models tells what is loaded.
-func (n *Node) Models() []worker.ModelState { return n.worker.Models() }
+func (n *Node) Models() []Model { return n.places.models() }
 
 // Failed is closed when the API stops serving by itself; Err says why.
 func (n *Node) Failed() <-chan struct{} { return n.server.Done() }
@@ -256,6 +327,9 @@ func (n *Node) Err() error { return n.server.Err() }
 // frees everything. It returns when nothing of the node is left.
 func (n *Node) Stop(ctx context.Context) error {
 	var errs []error
+	if len(n.stops) == 0 && n.control != nil { // made and never started
+		errs = append(errs, n.control.Stop(ctx))
+	}
 	for i := len(n.stops) - 1; i >= 0; i-- {
 		if err := n.stops[i].do(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("stop %s: %w", n.stops[i].name, err))

@@ -10,38 +10,38 @@ import (
 	"github.com/skein-run/skein/api"
 )
 
-func (d *Dialect) registerLibrary(h huma.API, operation describeOperation) {
+func (d *Dialect) registerLibrary(m mount) {
 	const tag = "library"
-	huma.Register(h, operation(http.MethodGet, "/v1/cluster/library", "list-library", tag, "Model files of the node"),
+	huma.Register(m, m.operation(http.MethodGet, "/v1/cluster/library", "list-library", tag, "Model files of the node"),
 		func(ctx context.Context, _ *struct{}) (*answer[api.LibraryList], error) {
 			entries, err := d.o.Library.List(ctx)
 			if err != nil {
-				return nil, fail(err)
+				return nil, fail(err, "name")
 			}
 			return &answer[api.LibraryList]{api.LibraryList{Models: orEmpty(entries), Timestamp: d.seconds()}}, nil
 		})
-	huma.Register(h, operation(http.MethodPost, "/v1/cluster/library", "add-to-library", tag, "List files without copying them; answers when they are listed"),
+	huma.Register(m, m.operation(http.MethodPost, "/v1/cluster/library", "add-to-library", tag, "List files without copying them; answers when they are listed"),
 		func(ctx context.Context, in *struct{ Body api.AddRequest }) (*answer[api.AddAnswer], error) {
 			entries, err := d.o.Library.Add(ctx, in.Body.Paths)
 			if err != nil {
-				return nil, fail(err)
+				return nil, fail(err, "name")
 			}
 			return &answer[api.AddAnswer]{api.AddAnswer{Models: orEmpty(entries)}}, nil
 		})
-	huma.Register(h, operation(http.MethodGet, "/v1/cluster/library/{name}", "show-library-model", tag, "Metadata, chat template and memory of a model"),
+	huma.Register(m, m.operation(http.MethodGet, "/v1/cluster/library/{name}", "show-library-model", tag, "Metadata, chat template and memory of a model"),
 		func(ctx context.Context, in *showInput) (*answer[api.LibraryModel], error) {
-			m, err := d.o.Library.Show(ctx, in.Name, in.ContextLength, in.Slots)
+			shown, err := d.o.Library.Show(ctx, in.Name, in.ContextLength, in.Slots)
 			if err != nil {
-				return nil, fail(err)
+				return nil, fail(err, "name")
 			}
-			m.Metadata, m.Paths = orEmpty(m.Metadata), orEmpty(m.Paths)
-			return &answer[api.LibraryModel]{m}, nil
+			shown.Metadata, shown.Paths = orEmpty(shown.Metadata), orEmpty(shown.Paths)
+			return &answer[api.LibraryModel]{shown}, nil
 		})
-	huma.Register(h, operation(http.MethodDelete, "/v1/cluster/library/{name}", "remove-from-library", tag, "Take a model off the list; its files stay"),
-		func(ctx context.Context, in *named) (*answer[api.RemoveAnswer], error) {
+	huma.Register(m, m.operation(http.MethodDelete, "/v1/cluster/library/{name}", "remove-from-library", tag, "Take a model off the list; its files stay"),
+		func(ctx context.Context, in *Named) (*answer[api.RemoveAnswer], error) {
 			removed, err := d.o.Library.Remove(ctx, in.Name)
 			if err != nil {
-				return nil, fail(err)
+				return nil, fail(err, "name")
 			}
 			removed.Paths = orEmpty(removed.Paths)
 			return &answer[api.RemoveAnswer]{api.RemoveAnswer{

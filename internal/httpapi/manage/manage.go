@@ -1,19 +1,21 @@
-// Package manage is the management dialect of the API: what is loaded on the
-// cluster, and the model files a node knows. It owns the routes below
-// /v1/cluster and the OpenAPI 3.1 description of them at /openapi.json, which is
-// made from the Go types of package api.
+// Package manage is the management dialect of the API: the cluster, its nodes
+// and models, the commands that change them, the stream of changes, and the
+// model files a node knows. It owns the routes below /v1/cluster, /node_id, the
+// OpenAPI 3.1 description of all of them at /openapi.json, which is made from
+// the Go types of package api, and the same for people at /docs.
 //
-// It imports api, generation for the kinds of errors, and its parent httpapi,
-// and knows no store, no runner and no cluster: internal/node hands them in as
-// the small interfaces below. Handlers run on net/http's goroutines, so the
-// interfaces must be safe for concurrent use.
+// It imports api, the cluster's core (view, command, placement) and its parent
+// httpapi, and knows no store, no network and no runner: internal/node hands
+// them in as the small interfaces below. Handlers run on net/http's goroutines,
+// so the interfaces must be safe for concurrent use.
 package manage
 
 import (
 	"context"
-	"encoding/json"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -22,7 +24,11 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/skein-run/skein/api"
+	"github.com/skein-run/skein/internal/cluster/command"
+	"github.com/skein-run/skein/internal/cluster/placement"
 	"github.com/skein-run/skein/internal/httpapi"
+	"github.com/skein-run/skein/internal/httpapi/manage/feed"
+	"github.com/skein-run/skein/internal/ids"
 )
 
 // Library lists, registers and describes model files. Names are without regard
@@ -36,62 +42,129 @@ type Library interface {
 	Remove(ctx context.Context, name string) (api.LibraryEntry, error)
 }
 
-// Models tells what is loaded and what is being fetched.
-type Models interface {
-	Loaded(ctx context.Context) ([]api.Model, error)
-	Downloading(ctx context.Context) ([]api.Download, error)
+// Cluster tells what the node knows of the cluster.
+type Cluster = feed.Source
+
+// Commands change the cluster. They return once that is decided and lies on
+// as many disks as the cluster promises; the work goes on in the background.
+//
+// Names are full, nodes are ids that exist. id names the command: the same one
+// again gives the same answer and changes nothing. Errors are those of package
+// command and of placement, those that NoMaster, Unconfirmed and Refused make,
+// *api.Error and *generation.Error; any other is a 500.
+type Commands interface {
+	// Load places what is wanted. With dryRun it only says where.
+	Load(ctx context.Context, id string, l command.Load, dryRun bool) (Loaded, error)
+	// Unload ends all replicas. Open generations may go on for drain.
+	Unload(ctx context.Context, id, model string, drain time.Duration) (Unloaded, error)
+	// Swap ends one model and loads another as one decision.
+	Swap(ctx context.Context, id string, s Swap, dryRun bool) (Swapped, error)
+	// Promote hands the lead over and returns when it is.
+	Promote(ctx context.Context, id string, node ids.Node) error
+	// Drain moves everything off a node, or with resume lets it take new work.
+	Drain(ctx context.Context, id string, node ids.Node, resume bool) (copies int, err error)
 }
 
-// Commands change what is loaded. They return once it is decided; the work
-// goes on in the background.
-type Commands interface {
-	Load(ctx context.Context, req api.LoadRequest) (api.LoadAnswer, error)
-	Unload(ctx context.Context, name string) (api.UnloadAnswer, error)
+// Loaded is what became of a load.
+type Loaded struct {
+	// Plans are the places, one for each replica that the command adds. A
+	// command that comes again may have none; its Instances tell.
+	Plans     []placement.Plan
+	Instances []string // ids, in the order of Plans; none in a dry run
+	Context   int      // tokens of each slot
+	Slots     int
+	Warning   string // "the context was lowered to ..."; may be ""
+	Copies    int    // nodes on whose disks the command lies
+}
+
+// Unloaded is what became of an unload.
+type Unloaded struct {
+	Instances []string // ids
+	Freed     int64    // bytes that will be free
+	Copies    int
+}
+
+// Swap is what to unload and what to load instead.
+type Swap struct {
+	Unload string        // full name
+	Load   command.Load  //
+	Drain  time.Duration // for open generations of the old model
+}
+
+// Swapped is what became of a swap.
+type Swapped struct {
+	Loaded
+	UnloadID, LoadID string // the commands that it was carried out as
+	Freed            int64  // bytes
 }
 
 // Options configure the dialect.
 type Options struct {
 	Library Library
-	Models  Models
-	// Commands is optional: without it the routes that change what is loaded
-	// are left out.
+	Cluster Cluster
+	// Commands is optional: without it the routes that change the cluster are
+	// left out.
 	Commands Commands
+	Node     string // this node's id
+	Log      *slog.Logger
 	// Version is that of the binary, for the OpenAPI document.
 	Version string
-	// Now is the clock for timestamps; nil: time.Now.
+	// Name makes ids of commands that come without one; nil: random ones.
+	Name func() string
+	// Now is the clock for timestamps of the library; nil: time.Now.
 	Now func() time.Time
 }
 
-func (o Options) validate() error {
+func (o *Options) validate() error {
 	switch {
 	case o.Library == nil:
 		return errors.New("management API: no library given")
-	case o.Models == nil:
-		return errors.New("management API: no models given")
+	case o.Cluster == nil:
+		return errors.New("management API: no cluster given")
+	case o.Node == "":
+		return errors.New("management API: no node id given")
 	case o.Version == "":
 		return errors.New("management API: no version given")
+	case o.Log == nil:
+		return errors.New("management API: no logger given")
+	}
+	if o.Name == nil {
+		o.Name = rand.Text
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	return nil
 }
 
-// Dialect is the management API; it is immutable.
-type Dialect struct{ o Options }
+// Dialect is the management API.
+type Dialect struct {
+	o    Options
+	feed *feed.Feed
+}
 
 // New makes the dialect.
 func New(o Options) (*Dialect, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	if o.Now == nil {
-		o.Now = time.Now
+	f, err := feed.New(feed.Options{Source: o.Cluster, Log: o.Log, Epoch: strings.ToLower(rand.Text()[:12])})
+	if err != nil {
+		return nil, err
 	}
-	return &Dialect{o: o}, nil
+	return &Dialect{o: o, feed: f}, nil
 }
 
-// Register mounts the routes. It is called once, before the server starts.
+// Close ends the streams of changes, so that the server can stop without
+// waiting for those who read them.
+func (d *Dialect) Close() { d.feed.Close() }
+
+// Register mounts the routes.
 func (d *Dialect) Register(mux httpapi.Mux) {
 	config := huma.DefaultConfig("skein", d.o.Version)
-	config.Info.Description = "The management API of a skein cluster. Sizes in *_gb fields are GB of 2^30 bytes; times are Unix seconds."
+	config.Info.Description = "The management API of a skein cluster. Any node answers for the whole cluster. " +
+		"Sizes in *_gb fields are GB of 2^30 bytes rounded to one decimal; times are Unix seconds. " +
+		"A POST body is read as JSON whatever its Content-Type says."
 	// The pages would load scripts from elsewhere, and the document is served
 	// below, rendered once.
 	config.DocsPath, config.SchemasPath, config.OpenAPIPath = "", "", ""
@@ -100,39 +173,38 @@ func (d *Dialect) Register(mux httpapi.Mux) {
 	// Every body is JSON, whatever a client asks for; there is no other form.
 	config.NoFormatFallback = false
 
-	h := humago.New(routes{mux}, config)
-	errorSchema := h.OpenAPI().Components.Schemas.Schema(errorBody, true, "Error")
-	failures := func() map[string]*huma.Response {
-		return map[string]*huma.Response{"default": {
-			Description: "Error",
-			Content:     map[string]*huma.MediaType{"application/json": {Schema: errorSchema}},
-		}}
-	}
-	operation := func(method, path, id, tag, summary string) huma.Operation {
-		return huma.Operation{
-			Method: method, Path: path, OperationID: id, Summary: summary, Tags: []string{tag},
-			Responses: failures(), DefaultStatus: http.StatusOK,
-		}
-	}
-	d.registerModels(h, operation)
-	d.registerLibrary(h, operation)
-	d.serveDocument(mux, h)
+	r := &routes{mux}
+	m := mount{API: humago.New(r, config), dialect: d}
+	m.errors = m.OpenAPI().Components.Schemas.Schema(errorBody, true, "Error")
+	d.registerCluster(m)
+	d.registerCommands(m)
+	d.registerEvents(m, r)
+	d.registerLibrary(m)
+	d.serveDocument(mux, m)
 }
 
-// serveDocument renders the OpenAPI document and mounts it.
-func (d *Dialect) serveDocument(mux httpapi.Mux, h huma.API) {
-	// The framework lists its own form of errors too, which is never sent.
-	schemas := h.OpenAPI().Components.Schemas.Map()
-	delete(schemas, "ErrorModel")
-	delete(schemas, "ErrorDetail")
-	document, err := json.Marshal(h.OpenAPI())
-	if err != nil {
-		panic(fmt.Sprintf("manage: the API's own description cannot be written: %v", err))
+// mount is where the routes are described and registered.
+type mount struct {
+	huma.API
+	dialect *Dialect
+	errors  *huma.Schema
+}
+
+// operation describes a route; statuses are the errors that it may answer with.
+func (m mount) operation(method, path, id, tag, summary string, statuses ...int) huma.Operation {
+	o := huma.Operation{
+		Method: method, Path: path, OperationID: id, Summary: summary, Tags: []string{tag},
+		Responses: map[string]*huma.Response{}, DefaultStatus: http.StatusOK,
 	}
-	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(document) // a client that hung up needs no answer
-	})
+	for _, s := range statuses {
+		o.Responses[statusKey(s)] = &huma.Response{Description: http.StatusText(s), Content: m.errorContent()}
+	}
+	o.Responses["default"] = &huma.Response{Description: "Error", Content: m.errorContent()}
+	return o
+}
+
+func (m mount) errorContent() map[string]*huma.MediaType {
+	return map[string]*huma.MediaType{"application/json": {Schema: m.errors}}
 }
 
 // routes lets the framework register on the server's mux, with two changes: a
@@ -140,20 +212,16 @@ func (d *Dialect) serveDocument(mux httpapi.Mux, h huma.API) {
 // as JSON whatever its Content-Type says.
 type routes struct{ httpapi.Mux }
 
-func (m routes) HandleFunc(pattern string, handler func(http.ResponseWriter, *http.Request)) {
-	path := strings.TrimSuffix(pattern, "/{name}")
-	named := path != pattern
+// wildcard is how a model's name stands in a path.
+const wildcard = "/{name}"
+
+func (m *routes) HandleFunc(pattern string, handler func(http.ResponseWriter, *http.Request)) {
+	before, after, named := strings.Cut(pattern, wildcard)
 	if named {
-		pattern = path + "/{name...}"
+		pattern = before + "/{name...}"
 	}
 	m.Mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		if named && r.PathValue("name") == "" {
-			// "/library/" means the list, not a model without a name.
-			u := *r.URL
-			u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), ""
-			list := r.Clone(r.Context())
-			list.URL = &u
-			m.Mux.ServeHTTP(w, list)
+		if named && !m.name(w, r, after) {
 			return
 		}
 		r.Header.Set("Content-Type", "application/json")
@@ -161,7 +229,47 @@ func (m routes) HandleFunc(pattern string, handler func(http.ResponseWriter, *ht
 	})
 }
 
+// name takes what follows the name off the end of the path. It answers a path
+// that is none of a name, and then returns false.
+func (m *routes) name(w http.ResponseWriter, r *http.Request, after string) bool {
+	name := strings.TrimRight(r.PathValue("name"), "/")
+	if name == "" {
+		// "/library/" means the list, not a model without a name.
+		u := *r.URL
+		u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), ""
+		list := r.Clone(r.Context())
+		list.URL = &u
+		m.Mux.ServeHTTP(w, list)
+		return false
+	}
+	short, ok := strings.CutSuffix(name, after)
+	if !ok || short == "" {
+		httpapi.WriteError(w, &httpapi.Error{
+			Status: http.StatusNotFound, Type: httpapi.TypeInvalidRequest, Code: "unknown_url",
+			Message: "there is no " + fmt.Sprintf("%s %.200s here; did you mean %.200s%s?", r.Method, r.URL.Path, strings.TrimRight(r.URL.Path, "/"), after),
+		})
+		return false
+	}
+	r.SetPathValue("name", short)
+	return true
+}
+
 // seconds is the clock's time as the API writes it.
 func (d *Dialect) seconds() float64 {
 	return float64(d.o.Now().UnixMilli()) / 1000
+}
+
+// answer carries a body as the framework wants it.
+type answer[T any] struct{ Body T }
+
+// Named is the input of routes about one model.
+type Named struct {
+	Name string `path:"name" doc:"Model name, full or its last part, without regard to case; may contain slashes" example:"org/Qwen3-30B-GGUF"`
+}
+
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
 }

@@ -9,25 +9,6 @@ import (
 	"github.com/skein-run/skein/api"
 )
 
-// ClusterModels gives what is loaded and what is being fetched.
-func (c *Client) ClusterModels(ctx context.Context) (api.ClusterModels, error) {
-	var out api.ClusterModels
-	return out, c.call(ctx, http.MethodGet, "/v1/cluster/models", nil, nil, &out)
-}
-
-// Load asks for a model to be loaded; it answers once that is decided, before
-// the work is done.
-func (c *Client) Load(ctx context.Context, req api.LoadRequest) (api.LoadAnswer, error) {
-	var out api.LoadAnswer
-	return out, c.call(ctx, http.MethodPost, "/v1/cluster/models/load", nil, req, &out)
-}
-
-// Unload asks for a model to be unloaded.
-func (c *Client) Unload(ctx context.Context, name string) (api.UnloadAnswer, error) {
-	var out api.UnloadAnswer
-	return out, c.call(ctx, http.MethodDelete, "/v1/cluster/models/"+escape(name), nil, nil, &out)
-}
-
 // Library is the part of the API about model files on the node's disks.
 func (c *Client) Library() Library { return Library{c} }
 

@@ -1,0 +1,46 @@
+package cli
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/skein-run/skein/client"
+	"github.com/skein-run/skein/internal/cli/clustercmd"
+)
+
+// clusterEnv is what the commands about the cluster need of this program.
+func (a *app) clusterEnv() clustercmd.Env {
+	return clustercmd.Env{
+		Stdout: a.Stdout, Stderr: a.Stderr, Connect: a.connectOrSay, Explain: explain, Usage: usage, Note: a.note, JSON: a.printJSON,
+		Width: func() int { return width(a.Stdout) }, WidthErr: func() int { return width(a.Stderr) }, Styled: a.styled,
+	}
+}
+
+// connectOrSay is connect where a node must be there.
+func (a *app) connectOrSay(ctx context.Context, silent bool) (*client.Client, error) {
+	a.quiet = a.quiet || silent
+	node, err := a.connect(ctx)
+	if err == nil && node == nil {
+		err = errors.New("no node is running, so nothing is loaded; start one with 'skein serve', or see the files with 'skein models list'")
+	}
+	return node, err
+}
+
+// width is that of the terminal behind a stream in characters; 0: it is none.
+func width(stream any) int {
+	f, ok := stream.(interface{ Fd() uintptr })
+	if !ok {
+		return 0
+	}
+	w, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0 // not a terminal
+	}
+	return w
+}
+
+// newClusterCommands makes `skein status`, `health`, `nodes`, `top`, `cluster`.
+func newClusterCommands(a *app) []*cobra.Command { return clustercmd.New(a.clusterEnv()) }

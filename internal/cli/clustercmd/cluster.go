@@ -1,0 +1,160 @@
+package clustercmd
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/skein-run/skein/api"
+	"github.com/skein-run/skein/client"
+)
+
+func newCluster(e Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "cluster",
+		Short: "Change who leads, drain nodes, follow what happens",
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return e.Usage(cmd, "there is no command %q; there are promote, drain, resume, events", args[0])
+			}
+			return cmd.Help()
+		},
+	}
+	cmd.AddCommand(newPromote(e), newDrain(e), newResume(e), newEvents(e))
+	return cmd
+}
+
+// aboutNode makes a command that changes one node.
+func (e Env) aboutNode(use, short, what string, change func(ctx context.Context, c *client.Client, node string) (answer any, message string, err error)) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:               use + " NODE",
+		Short:             short,
+		Args:              count(1, 1, fmt.Sprintf("say which node to %s: skein cluster %s NODE; 'skein nodes' lists them", what, use)),
+		ValidArgsFunction: at(1, e.completeNodes),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return e.do(cmd.Context(), func(c *client.Client) error {
+				answer, message, err := change(cmd.Context(), c, args[0])
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return e.JSON(answer)
+				}
+				return printLines(e.Stdout, []string{visible(message)})
+			})
+		},
+	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func newPromote(e Env) *cobra.Command {
+	return e.aboutNode("promote", "Hand the lead over to a node", "promote", func(ctx context.Context, c *client.Client, node string) (any, string, error) {
+		a, err := c.Promote(ctx, node)
+		return a, a.Message, err
+	})
+}
+
+func newDrain(e Env) *cobra.Command {
+	return e.aboutNode("drain", "Move everything off a node and give it nothing new", "drain", func(ctx context.Context, c *client.Client, node string) (any, string, error) {
+		a, err := c.Drain(ctx, node)
+		return a, a.Message, err
+	})
+}
+
+func newResume(e Env) *cobra.Command {
+	return e.aboutNode("resume", "Let a drained node take new work", "resume", func(ctx context.Context, c *client.Client, node string) (any, string, error) {
+		a, err := c.Resume(ctx, node)
+		return a, a.Message, err
+	})
+}
+
+func newEvents(e Env) *cobra.Command {
+	var asJSON, measurements bool
+	var o client.FollowOptions
+	kinds := []string{api.EventNode, api.EventModel, api.EventTask, api.EventDownload, api.EventMaster}
+	cmd := &cobra.Command{
+		Use:   "events",
+		Short: "Follow what happens in the cluster, until Ctrl-C",
+		Long: `Follow what happens in the cluster: a line for each change of a node, a model, a
+task, a download, or the master. With --json each line is an event as GET
+/v1/cluster/events sends it, the first one a snapshot of everything.`,
+		Args: count(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, k := range o.Types {
+				if !slices.Contains(kinds, k) {
+					return e.Usage(cmd, "--types are of %s, not %q", strings.Join(kinds, ", "), k)
+				}
+			}
+			o.Measurements = measurements
+			o.Lost = func(err error) error {
+				e.Note("the connection to the node broke (%v); trying again", err)
+				return nil
+			}
+			return e.do(cmd.Context(), func(c *client.Client) error {
+				return c.Follow(cmd.Context(), o, func(event api.Event) error {
+					line := e.line(event)
+					if asJSON {
+						b, err := json.Marshal(event)
+						if err != nil {
+							return fmt.Errorf("print the event: %w", err)
+						}
+						line = string(b)
+					}
+					return printLines(e.Stdout, []string{line})
+				})
+			})
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringSliceVar(&o.Types, "types", nil, "only these `KINDS`, separated by commas: "+strings.Join(kinds, ", "))
+	fs.StringVar(&o.After, "after", "", "go on after the event of this `ID`")
+	fs.BoolVar(&measurements, "measurements", false, "also when only memory, use or speed changed")
+	jsonFlag(cmd, &asJSON)
+	_ = cmd.RegisterFlagCompletionFunc("types", cobra.FixedCompletions(kinds, cobra.ShellCompDirectiveNoFileComp)) // the flag is known
+	return cmd
+}
+
+// line is an event for a person.
+func (e Env) line(event api.Event) string {
+	what := ""
+	switch {
+	case event.Cluster != nil:
+		o := event.Cluster
+		what = fmt.Sprintf("%s, %s, master %s", plural(o.NodeCount, "node"), plural(len(o.Models), "model"), o.MasterNodeID)
+		if event.Reason != "" {
+			what += " (" + event.Reason + ")"
+		}
+	case event.Node != nil:
+		n := event.Node
+		what = fmt.Sprintf("%s %s, %.1f of %.1f GB free", n.FriendlyName, n.Status, n.RAMAvailableGB, n.RAMTotalGB)
+		if n.Draining {
+			what += ", draining"
+		}
+	case event.Model != nil:
+		what = fmt.Sprintf("%s on %s: %s", event.Model.ModelID, strings.Join(event.Model.NodeNames, ", "), event.Model.Progress)
+	case event.Download != nil:
+		d := event.Download
+		what = fmt.Sprintf("%s to %s: %s, %.0f %% of %.1f GB", d.ModelID, d.NodeName, d.Status, d.ProgressPercent, d.TotalGB)
+	case event.Task != nil:
+		what = fmt.Sprintf("%s of %s: %s", event.Task.TaskType, event.Task.ModelID, event.Task.Status)
+	case event.MasterNodeID != nil:
+		what = "there is none any more"
+		if *event.MasterNodeID != "" {
+			what = *event.MasterNodeID
+		}
+	}
+	at := time.UnixMilli(int64(event.Timestamp * 1000)).Format("15:04:05")
+	change := event.Change
+	if change == "" {
+		change = "now"
+	}
+	return visible(fmt.Sprintf("%s %-8s %-7s %s", at, event.Type, change, what))
+}

@@ -1,0 +1,237 @@
+// Package clustercmd holds the commands that look at a cluster and change it,
+// one file for each matter: status and top, nodes, models, the cluster itself.
+// What was typed becomes a call of the client, and what comes back lines.
+//
+// It belongs to package cli, which mounts it; it imports client and api, and
+// nothing of a node. Everything runs in the goroutine of the command. Answers
+// go to stdout, progress and notes to stderr.
+package clustercmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/skein-run/skein/api"
+	"github.com/skein-run/skein/client"
+)
+
+// Exit codes beside those of all commands.
+const (
+	CodeFailed  = 1   // the model failed, the cluster is not healthy
+	CodeTimeout = 124 // not done in time; it goes on
+)
+
+// Env is what the commands need of the program around them.
+type Env struct {
+	Stdout, Stderr io.Writer
+	// Connect finds the node to talk to; its error names the way out. Silent:
+	// without notes for the user, in completion.
+	Connect func(ctx context.Context, silent bool) (*client.Client, error)
+	Explain func(err error) error // adds the way out to errors about the connection
+	Usage   func(cmd *cobra.Command, format string, args ...any) error
+	Note    func(format string, args ...any) // for the user, beside the answer; silent with -q
+	JSON    func(v any) error                // prints a document
+	// Width is that of the terminal behind stdout and stderr in characters; 0:
+	// it is none. Styled tells whether stdout may hold colours.
+	Width, WidthErr func() int
+	Styled          func() bool
+}
+
+// ExitError ends the program with a code. With Err it is printed first.
+type ExitError struct {
+	Code int
+	Err  error
+}
+
+func (e *ExitError) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("exit code %d", e.Code)
+	}
+	return e.Err.Error()
+}
+
+// Unwrap gives what is printed.
+func (e *ExitError) Unwrap() error { return e.Err }
+
+// New gives the commands below `skein`.
+func New(e Env) []*cobra.Command {
+	return []*cobra.Command{newStatus(e), newTop(e), newHealth(e), newNodes(e), newCluster(e)}
+}
+
+// Models gives the commands below `skein models`.
+func Models(e Env) []*cobra.Command {
+	return []*cobra.Command{newModelStatus(e), newLoad(e), newUnload(e), newSwap(e)}
+}
+
+// do runs a command that talks to a node.
+func (e Env) do(ctx context.Context, work func(c *client.Client) error) error {
+	c, err := e.Connect(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return e.hint(work(c))
+}
+
+// hints are the commands to type next, by the code of an error.
+var hints = map[string]string{
+	api.CodeModelNotFound:  "'skein models list' shows the files there are",
+	api.CodeAmbiguousModel: "'skein models list' shows the full names",
+	api.CodeModelNotLoaded: "'skein models' shows what is loaded",
+	api.CodeModelLoaded:    "see 'skein models', or unload it with 'skein models unload'",
+	api.CodeNoMemory:       "free memory with 'skein models unload NAME', or see what would fit with --dry-run",
+	api.CodeNodeNotFound:   "'skein nodes' lists them",
+	api.CodeAmbiguousNode:  "'skein nodes' shows their ids",
+	api.CodeNotEnoughNodes: "'skein nodes' shows the workers",
+	api.CodeNotPlaceable:   "'skein models load --dry-run' shows what can be done",
+	api.CodeNoMaster:       "'skein status' shows who could lead",
+	api.CodeUnconfirmed:    "see what became of it with 'skein status'",
+	api.CodeConflict:       "see 'skein status', then try again",
+}
+
+// hint adds the next command to type to what a node refused.
+func (e Env) hint(err error) error {
+	var refused *api.Error
+	if errors.As(err, &refused) {
+		if next := hints[refused.ErrorCode()]; next != "" && !strings.Contains(err.Error(), "'skein ") {
+			return fmt.Errorf("%w\n  %s", err, next)
+		}
+	}
+	return e.Explain(err)
+}
+
+// jsonFlag gives a command --json.
+func jsonFlag(cmd *cobra.Command, asJSON *bool) {
+	cmd.Flags().BoolVar(asJSON, "json", false, "print JSON")
+}
+
+// count refuses a number of arguments other than from low to high, in words.
+func count(low, high int, what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) < low {
+			return errors.New(what)
+		}
+		if len(args) > high {
+			return fmt.Errorf("too many arguments: %q is one more than expected", args[high])
+		}
+		return nil
+	}
+}
+
+// span is a flag of a length of time: seconds, or with a unit.
+type span time.Duration
+
+func (s *span) String() string { return strconv.FormatFloat(time.Duration(*s).Seconds(), 'f', -1, 64) }
+
+// Type names it in help texts.
+func (s *span) Type() string { return "seconds" }
+
+// Set reads "600", "1.5", "10m".
+func (s *span) Set(text string) error {
+	d, err := time.ParseDuration(text)
+	if n, numberErr := strconv.ParseFloat(text, 64); numberErr == nil {
+		d, err = time.Duration(n*float64(time.Second)), nil
+	}
+	if err != nil || d < 0 || d > 365*24*time.Hour {
+		return errors.New("it must be a number of seconds, or a time like 90s or 10m")
+	}
+	*s = span(d)
+	return nil
+}
+
+// ago writes a length of time for a person.
+func ago(seconds float64) string {
+	d := time.Duration(seconds * float64(time.Second))
+	switch {
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%.0f s", d.Seconds())
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%.0f min", d.Minutes())
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%.0f h", d.Hours())
+	}
+	return fmt.Sprintf("%.0f days", d.Hours()/24)
+}
+
+// plural writes a number of things.
+func plural(n int, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %ss", n, one)
+}
+
+// completeModels offers names of models: of those that are loaded, or of all
+// there are. Completion can't show an error, so there are no offers instead.
+func (e Env) completeModels(loaded bool) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+		return e.offer(cmd.Context(), word, func(ctx context.Context, c *client.Client) ([]string, error) {
+			o, err := c.Overview(ctx)
+			if err != nil {
+				return nil, err
+			}
+			var names []string
+			for _, m := range o.Models {
+				names = append(names, m.ModelID)
+			}
+			if loaded {
+				return names, nil
+			}
+			files, err := c.Library().List(ctx)
+			for _, f := range files {
+				names = append(names, f.Name)
+			}
+			return names, err
+		})
+	}
+}
+
+// completeNodes offers names of nodes.
+func (e Env) completeNodes(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+	return e.offer(cmd.Context(), word, func(ctx context.Context, c *client.Client) ([]string, error) {
+		list, err := c.Nodes(ctx)
+		var names []string
+		for _, n := range list.Nodes {
+			names = append(names, n.FriendlyName)
+		}
+		return names, err
+	})
+}
+
+func (e Env) offer(ctx context.Context, word string, names func(context.Context, *client.Client) ([]string, error)) ([]string, cobra.ShellCompDirective) {
+	c, err := e.Connect(ctx, true)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer c.Close()
+	all, err := names(ctx, c)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var out []string
+	seen := map[string]bool{}
+	for _, n := range all {
+		if !seen[n] && len(n) >= len(word) && strings.EqualFold(n[:len(word)], word) {
+			out = append(out, n)
+		}
+		seen[n] = true
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+// at limits a completion to one place among the arguments.
+func at(most int, f cobra.CompletionFunc) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+		if len(args) >= most {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return f(cmd, args, word)
+	}
+}

@@ -1,0 +1,286 @@
+package clustercmd
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/skein-run/skein/api"
+	"github.com/skein-run/skein/client"
+)
+
+// Loaded is the bare `skein models`: what is loaded and what is being fetched.
+func (e Env) Loaded(ctx context.Context, asJSON bool) error {
+	return e.do(ctx, func(c *client.Client) error {
+		models, err := c.ClusterModels(ctx)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return e.JSON(models)
+		}
+		if len(models.Loaded) == 0 && len(models.Downloading) == 0 {
+			return printLines(e.Stdout, []string{"No model is loaded. One is loaded when it is first asked for; 'skein models list' shows what there is."})
+		}
+		var lines []string
+		if len(models.Loaded) > 0 {
+			g := newGrid("MODEL", "STATUS", "CONTEXT", "SLOTS", "MEMORY", "NODES").alignRight(2, 3, 4).cut(0, 5)
+			for _, m := range models.Loaded {
+				g.add(cell{m.ModelName, bold}, cell{m.Status, look(m.Status)}, t(number(m.ContextLength)), t(number(m.Slots)), t(fmt.Sprintf("%.1f GB", m.MemoryGB)), t(cmp.Or(strings.Join(m.NodeNames, ", "), "-")))
+			}
+			lines = append(g.lines(e.Width(), e.Styled()), failures(models.Loaded)...)
+		}
+		if len(models.Downloading) > 0 {
+			if len(lines) > 0 {
+				lines = append(lines, "")
+			}
+			lines = append(lines, downloadGrid(models.Downloading).lines(e.Width(), e.Styled())...)
+		}
+		return printLines(e.Stdout, lines)
+	})
+}
+
+func newModelStatus(e Env) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:               "status NAME",
+		Short:             "Say how far a model is",
+		Args:              count(1, 1, "say which model: skein models status NAME"),
+		ValidArgsFunction: at(1, e.completeModels(false)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return e.do(cmd.Context(), func(c *client.Client) error {
+				s, err := c.ModelStatus(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return e.JSON(s)
+				}
+				text := fmt.Sprintf("%s: %s", s.ModelID, paint(visible(cmp.Or(s.Progress, s.Status)), look(s.Status), e.Styled()))
+				if len(s.Nodes) > 0 {
+					text += " on " + strings.Join(s.Nodes, ", ")
+				}
+				if s.Replicas > 1 {
+					text += fmt.Sprintf(" (%d of %d replicas ready)", s.ReadyReplicas, s.Replicas)
+				}
+				lines := []string{text}
+				switch {
+				case s.Error != "" && !strings.Contains(s.Progress, s.Error):
+					lines = append(lines, visible(s.Error))
+				case !s.Found:
+					lines = append(lines, "load it with 'skein models load "+s.ModelID+"'")
+				}
+				return printLines(e.Stdout, lines)
+			})
+		},
+	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+// placing are the flags that say how a model is to be placed.
+type placing struct {
+	options api.LoadOptions
+	dryRun  bool
+	wait    bool
+	timeout span
+	asJSON  bool
+}
+
+func (p *placing) add(e Env, cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.IntVar(&p.options.MinNodes, "min-nodes", 0, "spread it over at least `N` nodes")
+	fs.StringVar(&p.options.Sharding, "sharding", "", "spread it this `WAY`: auto, pipeline or tensor")
+	fs.StringSliceVar(&p.options.NodeIDs, "node", nil, "`NODE`s that must hold a part, by id or name; may be repeated")
+	fs.IntVar(&p.options.ContextLength, "context", 0, "`TOKENS` of each slot")
+	fs.IntVar(&p.options.Slots, "slots", 0, "`N` requests that run at once")
+	fs.BoolVar(&p.dryRun, "dry-run", false, "say what would be done, and do nothing")
+	fs.BoolVar(&p.wait, "wait", false, "show progress until the model is ready; exit code 1 if it fails, 124 after --timeout")
+	p.timeout = span(600 * time.Second)
+	fs.Var(&p.timeout, "timeout", "wait at most this long, in seconds or like 10m")
+	jsonFlag(cmd, &p.asJSON)
+	// Registering fails for unknown flags only, and these are known.
+	_ = cmd.RegisterFlagCompletionFunc("node", e.completeNodes)
+	_ = cmd.RegisterFlagCompletionFunc("sharding", cobra.FixedCompletions([]string{api.ShardingAuto, api.ShardingPipeline, api.ShardingTensor}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func (p *placing) check(e Env, cmd *cobra.Command) error {
+	o := p.options
+	switch {
+	case o.MinNodes < 0 || o.ContextLength < 0 || o.Slots < 0:
+		return e.Usage(cmd, "--min-nodes, --context and --slots must not be negative")
+	case !slices.Contains([]string{"", api.ShardingAuto, api.ShardingPipeline, api.ShardingTensor}, o.Sharding):
+		return e.Usage(cmd, "--sharding must be auto, pipeline or tensor, not %q", o.Sharding)
+	case p.dryRun && p.wait:
+		return e.Usage(cmd, "--dry-run does nothing that --wait could wait for; leave one of the two out")
+	}
+	return nil
+}
+
+func newLoad(e Env) *cobra.Command {
+	var p placing
+	var replicas int
+	cmd := &cobra.Command{
+		Use:   "load NAME",
+		Short: "Load a model; the cluster finds the place",
+		Long: `Load a model. The cluster decides where it goes, says so, and goes on in the
+background; --wait shows how far it is until it is ready. --dry-run only says
+where it would go, how fast it would be, and what else there is.`,
+		Args:              count(1, 1, "say which model: skein models load NAME; 'skein models list' shows what there is"),
+		ValidArgsFunction: at(1, e.completeModels(false)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := p.check(e, cmd); err != nil {
+				return err
+			}
+			if replicas < 0 {
+				return e.Usage(cmd, "--replicas must not be negative")
+			}
+			return e.do(cmd.Context(), func(c *client.Client) error {
+				a, err := c.Load(cmd.Context(), api.LoadRequest{ModelID: args[0], LoadOptions: p.options, DryRun: p.dryRun, Replicas: replicas})
+				if err != nil {
+					return err
+				}
+				if p.asJSON {
+					if err := e.JSON(a); err != nil {
+						return err
+					}
+				} else if err := e.told(p.dryRun, a.Message, a.Placement, a.EstimatedMemoryGB, a.PredictedTokensPerSecond, a.Explanation, a.Alternatives); err != nil {
+					return err
+				}
+				if !p.wait {
+					return nil
+				}
+				return e.wait(cmd.Context(), c, a.ModelID, a.InstanceID, time.Duration(p.timeout))
+			})
+		},
+	}
+	p.add(e, cmd)
+	cmd.Flags().IntVar(&replicas, "replicas", 0, "`N` of it are wanted in total")
+	return cmd
+}
+
+// told prints what was decided.
+func (e Env) told(dryRun bool, message string, places map[string]string, memory, speed float64, explanation string, alternatives []api.Alternative) error {
+	message = fmt.Sprintf("%s; %.1f GB of memory", visible(message), memory)
+	if speed > 0 {
+		message += fmt.Sprintf(", about %.1f tokens/s", speed)
+	}
+	lines := []string{message}
+	if dryRun {
+		g := newGrid("NODE", "PART").cut(0, 1)
+		for _, id := range slices.Sorted(maps.Keys(places)) {
+			g.add(t(id), t(places[id]))
+		}
+		lines = append(lines, g.lines(e.Width(), e.Styled())...)
+		if explanation != "" {
+			lines = append(lines, visible(explanation))
+		}
+		for _, a := range alternatives {
+			text := fmt.Sprintf("  %s: about %.1f tokens/s", a.Way, a.PredictedTokensPerSecond)
+			if a.Why != "" {
+				text = fmt.Sprintf("  %s: %s", a.Way, a.Why)
+			}
+			lines = append(lines, visible(text))
+		}
+	}
+	return printLines(e.Stdout, lines)
+}
+
+// drainFlag gives a command --drain.
+func drainFlag(cmd *cobra.Command, drain *span) {
+	*drain = span(30 * time.Second)
+	cmd.Flags().Var(drain, "drain", "let requests in progress go on this long, in seconds or like 2m")
+}
+
+func newUnload(e Env) *cobra.Command {
+	var drain span
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:               "unload NAME",
+		Short:             "Unload a model, with all its replicas",
+		Args:              count(1, 1, "say which model: skein models unload NAME; 'skein models' shows what is loaded"),
+		ValidArgsFunction: at(1, e.completeModels(true)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return e.do(cmd.Context(), func(c *client.Client) error {
+				a, err := c.Unload(cmd.Context(), args[0], time.Duration(drain))
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return e.JSON(a)
+				}
+				return printLines(e.Stdout, []string{fmt.Sprintf("%s; this frees %.1f GB", visible(a.Message), a.FreedMemoryGB)})
+			})
+		},
+	}
+	drainFlag(cmd, &drain)
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func newSwap(e Env) *cobra.Command {
+	var p placing
+	var drain span
+	cmd := &cobra.Command{
+		Use:   "swap OLD NEW",
+		Short: "Unload a model and load another in its place, as one step",
+		Long: `Unload one model and load another, as one decision: if the new one can't be
+placed in the memory that the old one frees, nothing changes. Requests to the
+old model that are in progress go on for --drain.`,
+		Args: count(2, 2, "say what to unload and what to load: skein models swap OLD NEW"),
+		ValidArgsFunction: at(2, func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			return e.completeModels(len(args) == 0)(cmd, args, word)
+		}),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := p.check(e, cmd); err != nil {
+				return err
+			}
+			seconds := time.Duration(drain).Seconds()
+			return e.do(cmd.Context(), func(c *client.Client) error {
+				a, err := c.Swap(cmd.Context(), api.SwapRequest{UnloadModelID: args[0], LoadModelID: args[1], LoadOptions: p.options, DryRun: p.dryRun, DrainSeconds: &seconds})
+				if err != nil {
+					return err
+				}
+				if p.asJSON {
+					if err := e.JSON(a); err != nil {
+						return err
+					}
+				} else if err := e.told(p.dryRun, a.Message, a.Placement, a.EstimatedLoadMemoryGB, a.PredictedTokensPerSecond, a.Explanation, nil); err != nil {
+					return err
+				}
+				if !p.wait {
+					return nil
+				}
+				return e.wait(cmd.Context(), c, a.LoadedModel, a.InstanceID, time.Duration(p.timeout))
+			})
+		},
+	}
+	p.add(e, cmd)
+	drainFlag(cmd, &drain)
+	return cmd
+}
+
+// live redraws lines at the end of a terminal.
+type live struct {
+	w     io.Writer
+	drawn int // lines that stand there
+}
+
+func (l *live) draw(lines []string) error {
+	text := ""
+	if l.drawn > 0 {
+		text = fmt.Sprintf("\x1b[%dA\x1b[J", l.drawn)
+	}
+	l.drawn = len(lines)
+	if _, err := io.WriteString(l.w, text+strings.Join(append(lines, ""), "\n")); err != nil {
+		return fmt.Errorf("show the progress: %w", err)
+	}
+	return nil
+}
