@@ -18,7 +18,6 @@ import (
 	"github.com/skein-run/skein/internal/node/shards"
 	"github.com/skein-run/skein/internal/runner"
 	"github.com/skein-run/skein/internal/runner/wire"
-	"github.com/skein-run/skein/internal/worker"
 )
 
 // program joins the commands with nodes and runners of this executable.
@@ -132,7 +131,7 @@ func logger(c config.Serve, w io.Writer) *slog.Logger {
 }
 
 // greet says, in at most six lines, where the node is and what to do next.
-func greet(w io.Writer, url string, models []worker.ModelState, settings []config.Setting, c config.Serve) {
+func greet(w io.Writer, url string, models []node.Model, settings []config.Setting, c config.Serve) {
 	model, about := "MODEL", "no model is loaded yet: the first request for one loads it ('skein models list' names them)"
 	if len(models) > 0 {
 		m := models[0]

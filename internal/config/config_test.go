@@ -33,6 +33,7 @@ func TestDefaults(t *testing.T) {
 	}
 	want := Serve{Slots: 4, Queue: 64, GPULayers: -1, CacheMemory: 1 << 30, PrefixReuse: "exact",
 		APIHost: "127.0.0.1", APIPort: 52415, LogFormat: "text"}
+	got.Cluster = Cluster{} // TestClusterDefaults
 	if diff := cmp.Diff(want, got, cmp.Comparer(sameList)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -61,6 +62,7 @@ func TestPrecedence(t *testing.T) {
 		Load: []string{"x", "y", "z"}, Slots: 2, Queue: 6, Threads: 9, GPULayers: -1, CacheMemory: 512 << 20,
 		PrefixReuse: "exact", APIHost: "127.0.0.1", APIPort: 52415, APIKeys: []string{"k1", "k2"},
 		InsecureNoAuth: true, AllowOrigins: []string{"http://a,b"}, LogFormat: "text"}
+	got.Cluster = Cluster{}
 	if diff := cmp.Diff(want, got, cmp.Comparer(sameList)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

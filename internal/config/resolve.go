@@ -32,6 +32,7 @@ type Serve struct {
 	APIKeys        []string
 	InsecureNoAuth bool
 	AllowOrigins   []string
+	Cluster        Cluster
 	EngineDir      string // absolute, "" for the search order
 	LogFormat      string // text | json
 	Verbose        bool   // never together with Quiet
@@ -92,6 +93,10 @@ func Resolve(s Sources) (Serve, []Setting, error) {
 		settings = append(settings, Setting{Name: o.Name, Value: text, Source: g.kind})
 	}
 	serve := r.serve()
+	if serve.Cluster.Secret != "" && serve.Cluster.SecretFile != "" {
+		return Serve{}, nil, &Error{Option: "secret-file", Source: r.values["secret-file"].label,
+			Reason: "secret-file and secret (" + r.values["secret"].label + ") exclude each other; give one"}
+	}
 	if serve.Verbose && serve.Quiet {
 		return Serve{}, nil, &Error{Option: "quiet", Source: r.values["quiet"].label,
 			Reason: "quiet and verbose (" + r.values["verbose"].label + ") exclude each other; give one"}
@@ -262,6 +267,7 @@ func (r resolver) serve() Serve {
 		APIKeys:        r.list("api-key"),
 		InsecureNoAuth: r.bool("insecure-no-auth"),
 		AllowOrigins:   r.list("allow-origin"),
+		Cluster:        r.cluster(),
 		EngineDir:      r.text("engine-dir"),
 		LogFormat:      r.text("log-format"),
 		Verbose:        r.bool("verbose"),

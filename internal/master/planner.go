@@ -115,6 +115,10 @@ func (p *Planner) Load(ctx context.Context, id string, l command.Load) (Planned,
 func (p *Planner) complete(l command.Load) command.Load {
 	if l.Context == 0 {
 		l.Context = p.opts.Context
+		state, _ := p.opts.State.State()
+		if n := state.Models[l.Model].Profile.Trained; n > 0 {
+			l.Context = min(l.Context, n)
+		}
 	}
 	if l.Slots == 0 {
 		l.Slots = p.opts.Slots

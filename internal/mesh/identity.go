@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/big"
@@ -23,6 +24,7 @@ type identity struct {
 	certificate tls.Certificate
 	roots       *x509.CertPool
 	gossipKey   []byte // 32 bytes
+	authority   []byte // DER
 }
 
 // Certificates are valid for so long that a wrong clock does not matter: what
@@ -88,8 +90,21 @@ func newIdentity(secret, namespace string, id ids.Node) (*identity, error) {
 	roots.AddCert(root)
 	return &identity{
 		certificate: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key},
-		roots:       roots, gossipKey: gossipKey,
+		roots:       roots, gossipKey: gossipKey, authority: caDER,
 	}, nil
+}
+
+// PEM gives this node's certificate, its key and the cluster's authority as
+// texts, for connections beside the mesh.
+func (m *Mesh) PEM() (certificate, key, authority string) {
+	text := func(kind string, der []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(m.identity.certificate.PrivateKey)
+	if err != nil {
+		panic("mesh: a key of its own can't be encoded: " + err.Error())
+	}
+	return text("CERTIFICATE", m.identity.certificate.Certificate[0]), text("PRIVATE KEY", der), text("CERTIFICATE", m.identity.authority)
 }
 
 func (i *identity) server() *tls.Config {

@@ -33,7 +33,7 @@ func TestLocalShardsAnswer(t *testing.T) {
 			if text := got.Choices[0].Message.Content; !strings.Contains(text, "Paris") || !strings.Contains(shards, "x2") && text != want.Choices[0].Message.Content {
 				t.Errorf("text %q, whole %q", text, want.Choices[0].Message.Content)
 			}
-			models := n.Models()
+			models := n.worker.Models()
 			if len(models) != 1 || models[0].Warning != "" || models[0].Info.Layers != 4 {
 				t.Errorf("models %+v", models)
 			}

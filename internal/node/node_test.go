@@ -162,7 +162,7 @@ func TestPublishesItsAddress(t *testing.T) {
 	if err := n.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if m := n.Models(); len(m) != 1 || m[0].Status != worker.StatusReady {
+	if m := n.Models(); len(m) != 1 || !m[0].Ready {
 		t.Errorf("loaded at start: %+v", m)
 	}
 	published, err := o.Home.ReadNode()

@@ -13,7 +13,6 @@ import (
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/httpapi/openai"
 	"github.com/skein-run/skein/internal/library"
-	"github.com/skein-run/skein/internal/worker"
 )
 
 // templateVariables are those whose presence in a template the API asks for.
@@ -22,7 +21,7 @@ var templateVariables = []string{"enable_thinking", "reasoning_effort"}
 // texts is what the API dialects ask: it finds a model, has it loaded, and
 // runs requests on it.
 type texts struct {
-	worker  *worker.Worker
+	places  places
 	files   *files
 	service *generation.Service
 
@@ -38,12 +37,12 @@ type preparation struct {
 	err   error
 }
 
-func newTexts(w *worker.Worker, f *files, log *slog.Logger) (*texts, error) {
+func newTexts(p places, f *files, log *slog.Logger) (*texts, error) {
 	service, err := generation.New(generation.Options{Clock: time.Now, Seed: rand.Uint64, Warn: func(message string, args ...any) { log.Warn(message, args...) }})
 	if err != nil {
 		return nil, err
 	}
-	return &texts{worker: w, files: f, service: service, prepared: map[string]*preparation{}}, nil
+	return &texts{places: p, files: f, service: service, prepared: map[string]*preparation{}}, nil
 }
 
 // Models lists the usable model files.
@@ -59,6 +58,9 @@ func (t *texts) Models(context.Context) ([]openai.Model, error) {
 			out = append(out, t.model(e, loaded))
 		}
 	}
+	for _, name := range t.places.elsewhere() {
+		out = append(out, t.model(library.Entry{Name: name}, loaded))
+	}
 	return out, nil
 }
 
@@ -66,7 +68,7 @@ func (t *texts) Models(context.Context) ([]openai.Model, error) {
 func (t *texts) Model(_ context.Context, name string) (openai.Model, error) {
 	e, err := t.files.entry(name)
 	if err != nil {
-		return openai.Model{}, err
+		return t.away(name, err)
 	}
 	m := t.model(e, t.loaded())
 	text, err := t.files.template(e)
@@ -81,17 +83,46 @@ func (t *texts) Model(_ context.Context, name string) (openai.Model, error) {
 	return m, nil
 }
 
-func (t *texts) loaded() map[string]worker.ModelState {
-	out := map[string]worker.ModelState{}
-	for _, s := range t.worker.Models() {
-		out[s.Name] = s
+// away finds a model whose files are on other nodes. Its template is known once
+// it is loaded.
+func (t *texts) away(name string, err error) (openai.Model, error) {
+	for _, other := range t.places.elsewhere() {
+		if !strings.EqualFold(other, strings.TrimSuffix(name, ".gguf")) {
+			continue
+		}
+		m := t.model(library.Entry{Name: other}, t.loaded())
+		t.mu.Lock()
+		p := t.prepared[other]
+		t.mu.Unlock()
+		if p == nil {
+			m.TemplateVariables = templateVariables // not known: the template decides
+			return m, nil
+		}
+		text := p.model.Info().ChatTemplate
+		for _, v := range templateVariables {
+			if strings.Contains(text, v) {
+				m.TemplateVariables = append(m.TemplateVariables, v)
+			}
+		}
+		return m, nil
+	}
+	return openai.Model{}, err
+}
+
+func (t *texts) loaded() map[string]Model {
+	out := map[string]Model{}
+	for _, m := range t.places.models() {
+		out[m.Name] = m
 	}
 	return out
 }
 
-func (t *texts) model(e library.Entry, loaded map[string]worker.ModelState) openai.Model {
-	m := openai.Model{ID: e.Name, Created: e.Modified.Unix(), OwnedBy: "skein"}
-	if s, ok := loaded[e.Name]; ok && s.Ready() {
+func (t *texts) model(e library.Entry, loaded map[string]Model) openai.Model {
+	m := openai.Model{ID: e.Name, OwnedBy: "skein"}
+	if !e.Modified.IsZero() {
+		m.Created = e.Modified.Unix()
+	}
+	if s, ok := loaded[e.Name]; ok && s.Ready {
 		m.Loaded, m.ContextLength = true, s.Context
 	}
 	return m
@@ -99,31 +130,31 @@ func (t *texts) model(e library.Entry, loaded map[string]worker.ModelState) open
 
 // Generate loads the model if need be and runs a request on it.
 func (t *texts) Generate(ctx context.Context, req generation.Request, emit func(generation.Event) error) error {
-	h, err := t.worker.Acquire(ctx, req.Model)
+	at, err := t.places.acquire(ctx, req.Model)
 	if err != nil {
 		return err
 	}
-	defer h.Release()
-	p, err := t.prepare(ctx, h)
+	defer at.release()
+	p, err := t.prepare(ctx, at)
 	if err != nil {
 		return err
 	}
-	return t.service.Generate(ctx, h.Model(), p, req, emit)
+	return t.service.Generate(ctx, at.model, p, req, emit)
 }
 
 // prepare compiles the template of a loaded model, once for each load. The
 // first request does it; others wait for that.
-func (t *texts) prepare(ctx context.Context, h *worker.Handle) (*generation.Prepared, error) {
+func (t *texts) prepare(ctx context.Context, at place) (*generation.Prepared, error) {
 	t.mu.Lock()
-	p := t.prepared[h.Name()]
-	if p == nil || p.model != h.Model() {
-		p = &preparation{model: h.Model(), ready: make(chan struct{})}
-		t.prepared[h.Name()] = p
+	p := t.prepared[at.name]
+	if p == nil || p.model != at.model {
+		p = &preparation{model: at.model, ready: make(chan struct{})}
+		t.prepared[at.name] = p
 		t.mu.Unlock()
 		// Not the client's context: others count on the result.
 		p.value, p.err = t.service.Prepare(context.WithoutCancel(ctx), p.model)
 		if p.err != nil {
-			t.forget(h.Name(), p)
+			t.forget(at.name, p)
 		}
 		close(p.ready)
 		return p.value, asError(p.err)
@@ -148,12 +179,12 @@ func (t *texts) forget(name string, p *preparation) {
 
 // warm prepares a model that was loaded at start.
 func (t *texts) warm(ctx context.Context, name string) error {
-	h, err := t.worker.Acquire(ctx, name)
+	at, err := t.places.acquire(ctx, name)
 	if err != nil {
 		return err
 	}
-	defer h.Release()
-	_, err = t.prepare(ctx, h)
+	defer at.release()
+	_, err = t.prepare(ctx, at)
 	return err
 }
 

@@ -17,6 +17,9 @@ type Model struct {
 	Embedding  int `json:"embedding"`
 	Vocabulary int `json:"vocabulary"`
 	Window     int `json:"window"` // tokens of sliding-window layers, 0: none
+	// Trained is the longest context that the model was trained for, tokens;
+	// 0: not said.
+	Trained int `json:"trained,omitempty"`
 
 	// Whole is what the model has outside its layers when it is not cut, Every
 	// what each shard has outside them, First what the first stage has beside

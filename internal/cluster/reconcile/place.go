@@ -192,7 +192,11 @@ func Plan(s cluster.State, vitals map[ids.Node]cluster.Vitals, links []placement
 	}
 	both := append(slices.Clone(avoid), replicas...)
 	var err error
-	for tokens := w.Context; ; tokens = max(tokens/2, minContext) {
+	longest := w.Context
+	if n := m.Profile.Trained; n > 0 {
+		longest = min(longest, n) // beyond it the model answers nonsense
+	}
+	for tokens := longest; ; tokens = max(tokens/2, minContext) {
 		r.Context = tokens
 		for _, out := range [][]ids.Node{both, avoid, nil} {
 			if out != nil && len(out) == 0 {

@@ -1,0 +1,140 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/skein-run/skein/api"
+	"github.com/skein-run/skein/internal/cluster"
+	"github.com/skein-run/skein/internal/cluster/command"
+	"github.com/skein-run/skein/internal/cluster/view"
+	"github.com/skein-run/skein/internal/httpapi/manage"
+	"github.com/skein-run/skein/internal/ids"
+	"github.com/skein-run/skein/internal/master"
+	"github.com/skein-run/skein/internal/node/control"
+	"github.com/skein-run/skein/internal/replica"
+)
+
+// clustered joins the management API with the cluster.
+type clustered struct {
+	control *control.Control
+	self    ids.Node
+	begun   time.Time
+}
+
+// Changes implements manage.Cluster.
+func (c clustered) Changes() <-chan struct{} { return c.control.Cluster().Changes() }
+
+// Snapshot implements manage.Cluster.
+func (c clustered) Snapshot(ctx context.Context) (view.Inputs, error) {
+	vitals, err := c.control.Vitals(ctx)
+	if err != nil {
+		return view.Inputs{}, err
+	}
+	state, _ := c.control.Cluster().State()
+	now := time.Now()
+	in := view.Inputs{Now: now, State: state, Vitals: vitals, Live: map[ids.Node]bool{c.self: true}, Uptime: now.Sub(c.begun)}
+	for _, p := range c.control.Peers() {
+		in.Live[p] = true
+	}
+	if l := c.control.Leader(); l.Live {
+		in.Master = l.Session.Master
+	} else {
+		in.NoMaster = (&replica.NoMasterError{Last: l.Session}).Error()
+	}
+	return in, nil
+}
+
+// submit gives a command, and puts its errors in the API's words.
+func (c clustered) submit(ctx context.Context, cmd command.Command) (command.Result, replica.Answer, error) {
+	a, err := c.control.Cluster().Submit(ctx, replica.Command(cmd))
+	if err != nil {
+		return command.Result{}, a, managed(cmd.ID, err)
+	}
+	var r command.Result
+	if err := json.Unmarshal(a.Result, &r); err != nil {
+		return r, a, fmt.Errorf("read the answer to command %s: %w", cmd.ID, err)
+	}
+	return r, a, nil
+}
+
+// managed puts an error of a command in the words of the management API.
+func managed(id string, err error) error {
+	var no *replica.Refusal
+	var none *replica.NoMasterError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &none):
+		return manage.NoMaster(err.Error())
+	case errors.Is(err, replica.ErrUnconfirmed):
+		return manage.Unconfirmed(id, err)
+	case errors.As(err, &no):
+		return manage.Refused(no.Code, no.Message)
+	}
+	return err
+}
+
+// Load implements manage.Commands.
+func (c clustered) Load(ctx context.Context, id string, l command.Load, dryRun bool) (manage.Loaded, error) {
+	do := func() (p master.Planned, err error) { return c.control.Planner().Load(ctx, id, l) }
+	if dryRun {
+		do = func() (p master.Planned, err error) { return c.control.Planner().Plan(ctx, l) }
+	}
+	p, err := do()
+	if err != nil {
+		return manage.Loaded{}, managed(id, err)
+	}
+	out := manage.Loaded{Plans: p.Plans, Context: p.Load.Context, Slots: p.Load.Slots, Copies: p.Copies}
+	if !dryRun {
+		out.Instances = p.Result.Instances
+	}
+	for _, i := range p.Load.Instances {
+		if i.Context < p.Load.Context {
+			out.Warning = fmt.Sprintf("context lowered from %d to %d tokens a slot, as memory or the model allow", p.Load.Context, i.Context)
+			out.Context = i.Context
+		}
+	}
+	return out, nil
+}
+
+// Unload implements manage.Commands. The executor lets open generations end.
+func (c clustered) Unload(ctx context.Context, id, model string, _ time.Duration) (manage.Unloaded, error) {
+	cmd, err := command.Unload{Model: model}.Command(id)
+	if err != nil {
+		return manage.Unloaded{}, err
+	}
+	r, a, err := c.submit(ctx, cmd)
+	if err != nil {
+		return manage.Unloaded{}, err
+	}
+	return manage.Unloaded{Instances: r.Instances, Freed: r.Freed, Copies: a.Copies}, nil
+}
+
+// Swap is one decision only when the state knows it as one.
+func (c clustered) Swap(context.Context, string, manage.Swap, bool) (manage.Swapped, error) {
+	return manage.Swapped{}, api.NewError(501, api.CodeNotImplemented, "", "this version swaps in two steps: unload the one model, then load the other")
+}
+
+// Promote implements manage.Commands.
+func (c clustered) Promote(ctx context.Context, _ string, node ids.Node) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := c.control.Promote(ctx, node); err != nil {
+		return manage.Refused(command.Conflict, err.Error())
+	}
+	return nil
+}
+
+// Drain implements manage.Commands.
+func (c clustered) Drain(ctx context.Context, id string, node ids.Node, resume bool) (int, error) {
+	cmd, err := command.Of(id, cluster.NodeDrained{Node: node, Resume: resume})
+	if err != nil {
+		return 0, err
+	}
+	_, a, err := c.submit(ctx, cmd)
+	return a.Copies, err
+}

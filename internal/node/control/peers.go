@@ -1,0 +1,249 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/skein-run/skein/internal/cluster/election"
+	"github.com/skein-run/skein/internal/generation"
+	"github.com/skein-run/skein/internal/ids"
+	"github.com/skein-run/skein/internal/mesh"
+	"github.com/skein-run/skein/internal/remote"
+	"github.com/skein-run/skein/internal/replica"
+	"github.com/skein-run/skein/internal/replica/peerhttp"
+	"github.com/skein-run/skein/internal/slicestore"
+)
+
+// Status implements replica.Transport.
+func (t transport) Status(ctx context.Context, node ids.Node) (replica.Status, error) {
+	c, err := t.client()
+	if err != nil {
+		return replica.Status{}, err
+	}
+	return c.Status(ctx, node)
+}
+
+// Submit implements replica.Transport.
+func (t transport) Submit(ctx context.Context, node ids.Node, cmd replica.Command) (replica.Answer, error) {
+	c, err := t.client()
+	if err != nil {
+		return replica.Answer{}, err
+	}
+	return c.Submit(ctx, node, cmd)
+}
+
+// Follow implements replica.Transport.
+func (t transport) Follow(ctx context.Context, node ids.Node, req replica.FollowRequest) (io.ReadWriteCloser, error) {
+	c, err := t.client()
+	if err != nil {
+		return nil, err
+	}
+	return c.Follow(ctx, node, req)
+}
+
+// lazily is an HTTP transport to peers for parts that are made before the mesh.
+type lazily struct{ c *Control }
+
+// RoundTrip implements http.RoundTripper.
+func (l lazily) RoundTrip(r *http.Request) (*http.Response, error) {
+	if l.c.mesh == nil {
+		return nil, errors.New("this node has no peers")
+	}
+	return l.c.mesh.Client().Transport.RoundTrip(r)
+}
+
+// secret tells whether the cluster has one.
+func (c *Control) secret() bool {
+	return c.opts.Config.Cluster.Secret != "" || c.opts.Config.Cluster.SecretFile != ""
+}
+
+// join starts the mesh. Peers' calls and news wait until all parts are there.
+func (c *Control) join() error {
+	o := c.opts.Config.Cluster
+	secret := o.Secret
+	if o.SecretFile != "" {
+		b, err := os.ReadFile(o.SecretFile)
+		if err != nil {
+			return fmt.Errorf("read the secret: %w", err)
+		}
+		if secret = strings.TrimSpace(string(b)); secret == "" {
+			return fmt.Errorf("read the secret: %s is empty", o.SecretFile)
+		}
+	}
+	opts := mesh.Options{
+		ID: c.opts.ID, Namespace: o.Namespace, Secret: secret, Version: c.opts.Version,
+		Host: o.PeerHost, Advertise: o.Advertise, PeerPort: o.PeerPort, GossipPort: o.GossipPort,
+		Join: o.Join, Known: c.remembered(), Discover: !o.NoDiscovery,
+		Handler: c.handler(), Changed: c.member, Logger: c.log,
+	}
+	if c.opts.Dir != "" {
+		opts.Remember = c.remember
+	}
+	m, err := mesh.Start(opts)
+	if err != nil && !o.PortsGiven {
+		// Several nodes of one machine: the first has the default ports.
+		opts.PeerPort, opts.GossipPort = 0, 0
+		m, err = mesh.Start(opts)
+	}
+	if err != nil {
+		return err
+	}
+	c.mesh = m
+	c.onStop(m.Stop)
+	return nil
+}
+
+// member passes on who came and who went.
+func (c *Control) member(e mesh.Event) {
+	select {
+	case <-c.joined:
+	case <-c.ctx.Done():
+		return
+	}
+	id := e.Member.ID
+	c.mu.Lock()
+	if e.Alive {
+		c.members[id] = true
+	} else {
+		delete(c.members, id)
+	}
+	peers := slices.Sorted(maps.Keys(c.members))
+	c.mu.Unlock()
+	cause := ""
+	if e.Alive {
+		c.log.Info("node joined", "node", id, "address", e.Member.PeerAddr(), "version", e.Member.Version)
+	} else {
+		cause = "it left or was not heard of any more"
+		c.log.Warn("node gone", "node", id, "address", e.Member.PeerAddr())
+	}
+	c.replica.SetMembers(peers)
+	c.elector.Member(id, e.Alive)
+	c.keeper.Member(id, e.Alive, cause)
+}
+
+// peers lists the live ones.
+func (c *Control) peers() []ids.Node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Sorted(maps.Keys(c.members))
+}
+
+// Paths of calls that have no package of their own.
+const (
+	pathElection = "/election"
+	pathVitals   = "/vitals"
+)
+
+// handler answers peers.
+func (c *Control) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+pathElection, func(w http.ResponseWriter, r *http.Request) {
+		var s election.Status
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&s); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		if s.From != mesh.Caller(r) {
+			http.Error(w, "a node votes for itself alone", http.StatusForbidden)
+			return
+		}
+		c.elector.Receive(s)
+		w.WriteHeader(http.StatusNoContent)
+	})
+	mux.HandleFunc("GET "+pathVitals, func(w http.ResponseWriter, r *http.Request) {
+		v, err := c.vitals.own(r.Context())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(v) // a caller that is gone needs no answer
+	})
+	peerhttp.Handle(mux, c.replica, mesh.Caller)
+	remote.Handle(mux, heads{c})
+	mux.Handle(slicestore.ShelfPattern, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { c.files.Handler().ServeHTTP(w, r) }))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-c.joined:
+			mux.ServeHTTP(w, r)
+		case <-r.Context().Done():
+		case <-c.ctx.Done():
+		}
+	})
+}
+
+// heads are this node's instances for peers.
+type heads struct{ c *Control }
+
+// Head implements remote.Heads.
+func (h heads) Head(instance string) (generation.Model, bool) { return h.c.head(instance) }
+
+// sendStatus delivers an election message.
+func (c *Control) sendStatus(ctx context.Context, to ids.Node, s election.Status) error {
+	if c.mesh == nil {
+		return errors.New("this node has no peers")
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+string(to)+pathElection, bytes.NewReader(b))
+	if err != nil {
+		return err
+	}
+	resp, err := c.mesh.Client().Do(req)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusNoContent {
+		err = fmt.Errorf("status %d", resp.StatusCode)
+	}
+	return errors.Join(err, resp.Body.Close())
+}
+
+// peersFile keeps the addresses of peers, so that a node finds them after a
+// restart without flags.
+func (c *Control) peersFile() string { return filepath.Join(c.opts.Dir, "peers.json") }
+
+func (c *Control) remembered() []string {
+	if c.opts.Dir == "" {
+		return nil
+	}
+	b, err := os.ReadFile(c.peersFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var out []string
+	if err == nil {
+		err = json.Unmarshal(b, &out)
+	}
+	if err != nil {
+		c.log.Warn("the addresses of earlier peers can't be read; --join names one", "error", err)
+		return nil
+	}
+	return out
+}
+
+func (c *Control) remember(addresses []string) {
+	b, err := json.Marshal(addresses)
+	if err == nil {
+		temp := c.peersFile() + ".new"
+		if err = os.WriteFile(temp, b, 0o600); err == nil {
+			err = os.Rename(temp, c.peersFile())
+		}
+	}
+	if err != nil {
+		c.log.Warn("the addresses of peers can't be kept; after a restart --join is needed", "error", err)
+	}
+}

@@ -1,0 +1,166 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/skein-run/skein/internal/cluster"
+	"github.com/skein-run/skein/internal/cluster/command"
+	"github.com/skein-run/skein/internal/generation"
+	"github.com/skein-run/skein/internal/node/control"
+	"github.com/skein-run/skein/internal/worker"
+)
+
+// places is where the models are that requests run on.
+type places interface {
+	// acquire gives the model of a name that a person wrote; it is loaded first
+	// if need be.
+	acquire(ctx context.Context, name string) (place, error)
+	// models lists those that are loaded or about to be.
+	models() []Model
+	// elsewhere lists models whose files are on other nodes only.
+	elsewhere() []string
+}
+
+// place is a model to run requests on. release must be called.
+type place struct {
+	name    string // full
+	model   generation.Model
+	release func()
+}
+
+// Model is a model that is loaded, or about to be.
+type Model struct {
+	Name    string
+	Ready   bool
+	Context int // tokens of each slot
+	Slots   int
+	Warning string // what is not as it was asked for; "": nothing
+}
+
+// own are the models of a node that takes part in no cluster.
+type own struct{ worker *worker.Worker }
+
+func (o own) acquire(ctx context.Context, name string) (place, error) {
+	h, err := o.worker.Acquire(ctx, name)
+	if err != nil {
+		return place{}, err
+	}
+	return place{name: h.Name(), model: h.Model(), release: h.Release}, nil
+}
+
+func (o own) models() []Model {
+	var out []Model
+	for _, s := range o.worker.Models() {
+		out = append(out, Model{Name: s.Name, Ready: s.Ready(), Context: s.Context, Slots: s.Slots, Warning: s.Warning})
+	}
+	return out
+}
+
+func (o own) elsewhere() []string { return nil }
+
+// shared are the models of the cluster.
+type shared struct {
+	control *control.Control
+	files   *files
+}
+
+// announcing is how long a model file of this node may be unknown to the
+// cluster: it is hashed first.
+const announcing = 2 * time.Minute
+
+// resolve finds the full name of a model: the cluster's, or a file of this node
+// that the cluster is about to learn of.
+func (s shared) resolve(ctx context.Context, name string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, announcing)
+	defer cancel()
+	for {
+		changes := s.control.Cluster().Changes()
+		state, _ := s.control.Cluster().State()
+		full, err := command.Resolve(state, strings.TrimSuffix(name, ".gguf"))
+		if err == nil {
+			return full, nil
+		}
+		var no *command.Refusal
+		if errors.As(err, &no) && no.Code == command.Ambiguous {
+			return "", &generation.Error{Kind: generation.KindAmbiguousModel, Message: no.Message, Param: "model", Err: err}
+		}
+		e, local := s.files.entry(name)
+		if local != nil {
+			return "", s.unknown(state, name, local)
+		}
+		if known, ok := state.Models[e.Name]; ok {
+			return known.Name, nil
+		}
+		select {
+		case <-changes:
+		case <-ctx.Done():
+			return "", &generation.Error{Kind: generation.KindUnavailable, RetryAfter: 5, Err: context.Cause(ctx),
+				Message: fmt.Sprintf("%s is still being read for the first time (its files are hashed, so that other nodes can trust them); ask again in a while", e.Name)}
+		}
+	}
+}
+
+// unknown is the error about a name that neither the cluster nor this node
+// knows.
+func (s shared) unknown(state cluster.State, name string, local error) error {
+	var e *generation.Error
+	if !errors.As(local, &e) || e.Kind != generation.KindModelNotFound || len(state.Models) == 0 {
+		return local
+	}
+	var names []string
+	for n := range state.Models {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return &generation.Error{Kind: e.Kind, Param: e.Param, Err: local,
+		Message: fmt.Sprintf("no node of this cluster has a model %q; there are: %s", name, strings.Join(names, ", "))}
+}
+
+func (s shared) acquire(ctx context.Context, name string) (place, error) {
+	full, err := s.resolve(ctx, name)
+	if err != nil {
+		return place{}, err
+	}
+	running, end := s.control.Tasks().Begin("chat", full)
+	m, err := s.control.Router().Model(ctx, full)
+	if err != nil {
+		end()
+		return place{}, err
+	}
+	running()
+	return place{name: full, model: m, release: end}, nil
+}
+
+func (s shared) elsewhere() []string {
+	state, _ := s.control.Cluster().State()
+	var out []string
+	for name := range state.Models {
+		if _, err := s.files.entry(name); err != nil {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (s shared) models() []Model {
+	state, _ := s.control.Cluster().State()
+	var out []Model
+	for _, w := range state.Wanted {
+		m := Model{Name: w.Model, Context: w.Context, Slots: w.Slots}
+		for _, i := range command.Instances(state, w.ID) {
+			m.Context, m.Ready = i.Context, i.Status() == "ready"
+			if i.Context < w.Context {
+				m.Warning = fmt.Sprintf("context lowered from %d to %d tokens a slot", w.Context, i.Context)
+			}
+		}
+		out = append(out, m)
+	}
+	slices.SortFunc(out, func(a, b Model) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
