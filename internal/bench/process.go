@@ -208,7 +208,7 @@ func (h *Host) StartSkein(ctx context.Context, m Model, loaded bool, size Sizes,
 			return nil, fmt.Errorf("list %s for the node: %w: %s", m.Name, err, bytes.TrimSpace(out))
 		}
 	}
-	args := []string{"serve", "--api-host", "127.0.0.1", "--api-port", "0"}
+	args := []string{"serve", "--api-host", "127.0.0.1", "--api-port", "0", "--no-discovery", "--peer-host", "127.0.0.1", "--peer-port", "0", "--gossip-port", "0"}
 	if loaded {
 		args = append(args, "--load", m.Name)
 	}

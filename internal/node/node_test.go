@@ -11,13 +11,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/internal/config"
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/home"
 	"github.com/skein-run/skein/internal/library"
-	"github.com/skein-run/skein/internal/worker"
 )
 
 // program is bin/skein: its children are real runners.
@@ -127,27 +127,33 @@ func TestLoadsOnRequestListsAndUnloads(t *testing.T) {
 			t.Errorf("load %s: %d, want %d", body, code, want)
 		}
 	}
-	states, changed := n.worker.Watch()
+	unloaded := func() {
+		t.Helper()
+		for {
+			changes := n.control.Cluster().Changes()
+			if state, _ := n.control.Cluster().State(); len(state.Wanted) == 0 && len(state.Instances) == 0 {
+				return
+			}
+			select {
+			case <-changes:
+			case <-time.After(30 * time.Second):
+				t.Fatal("it is not unloaded")
+			}
+		}
+	}
 	var gone api.UnloadAnswer
 	if code := call(t, "DELETE", n.URL()+"/v1/cluster/models/"+demo, "", &gone); code != 200 || gone.ModelID != demo || gone.FreedMemoryGB < 0 {
 		t.Errorf("unload: %d, %+v", code, gone)
 	}
-	for len(states) > 0 {
-		<-changed
-		states, changed = n.worker.Watch()
-	}
+	unloaded()
 	var lowered api.LoadAnswer
 	if code := call(t, "POST", n.URL()+"/v1/cluster/models/load", `{"model_id": "`+demo+`", "context_length": 5000}`, &lowered); code != 200 || !strings.Contains(lowered.Message, "1024") {
 		t.Errorf("load with more context than the model knows: %d, %+v", code, lowered)
 	}
-	states, changed = n.worker.Watch()
 	if code := call(t, "DELETE", n.URL()+"/v1/cluster/models/"+demo, "", nil); code != 200 {
 		t.Errorf("unload while it loads: %d", code)
 	}
-	for len(states) > 0 {
-		<-changed
-		states, changed = n.worker.Watch()
-	}
+	unloaded()
 	if code := call(t, "DELETE", n.URL()+"/v1/cluster/models/"+demo, "", nil); code != 404 {
 		t.Errorf("unload of what is not loaded: %d", code)
 	}

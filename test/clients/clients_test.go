@@ -58,7 +58,7 @@ func serve(t *testing.T) string {
 	if !exists(binary) {
 		missing(t, "bin/skein is not built")
 	}
-	node := exec.Command(binary, "serve", "--api-port", "0", "--load", model)
+	node := exec.Command(binary, "serve", "--api-port", "0", "--load", model, "--no-discovery", "--peer-host", "127.0.0.1", "--peer-port", "0", "--gossip-port", "0")
 	node.Env = append(os.Environ(), "SKEIN_HOME="+t.TempDir())
 	log := &strings.Builder{}
 	node.Stderr = log

@@ -117,6 +117,10 @@ func launch(t *testing.T, o options) *node {
 	}
 	n := &node{t: t, home: o.home, stdout: newOutput(), stderr: newOutput(), done: make(chan struct{}), on: o.on}
 	args := append([]string{"serve", "--threads", "1"}, o.args...)
+	if !strings.Contains(strings.Join(o.args, " "), "--join") {
+		// On a network of its own: tests run side by side.
+		args = append(args, "--no-discovery", "--peer-host", "127.0.0.1", "--peer-port", "0", "--gossip-port", "0")
+	}
 	if !strings.Contains(strings.Join(o.args, " "), "--api-port") && !strings.Contains(strings.Join(o.env, " "), "SKEIN_API_PORT") {
 		args = append(args, "--api-port", "0")
 	}
