@@ -1,9 +1,11 @@
 package cli_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -19,13 +21,15 @@ import (
 
 const gb = int64(1) << 30
 
-// fakeCluster is a cluster whose models go their way by themselves: each look
-// at it brings those that are loading a step further, until they are ready. One
-// named "broken" fails, one named "endless" stops half way.
+// fakeCluster is a cluster whose models go their way by themselves: once
+// somebody follows, each look at it brings those that are loading a step
+// further, until they are ready. One named "broken" fails, one named "endless"
+// stops half way.
 type fakeCluster struct {
 	mu      sync.Mutex
 	in      view.Inputs   // guarded by mu; maps in it are replaced, not changed
 	steps   int           // guarded by mu; of what is loading
+	watched bool          // guarded by mu; somebody follows since the last load
 	changed chan struct{} // guarded by mu
 }
 
@@ -46,6 +50,7 @@ func newFakeCluster(three bool, loaded, known []string) *fakeCluster {
 		add("ab33", "attic", 64*gb)
 		f.in.Live = with(f.in.Live, "ab33", false)
 		f.in.Lost = map[ids.Node]time.Time{"ab33": at.Add(-3 * time.Minute)}
+		f.in.Vitals = with(f.in.Vitals, "ab33", cluster.Vitals{At: at.Add(-4 * time.Minute), Devices: []cluster.DeviceVitals{{Total: 64 * gb}}})
 	}
 	for _, m := range append(known, loaded...) {
 		f.know(m)
@@ -87,7 +92,7 @@ func (f *fakeCluster) step() {
 	moved := false
 	for id, i := range f.in.State.Instances {
 		s := i.Shards[0]
-		if s.Phase != cluster.Fetching && s.Phase != cluster.Loading {
+		if !f.watched || s.Phase != cluster.Fetching && s.Phase != cluster.Loading {
 			continue
 		}
 		f.steps++
@@ -120,6 +125,26 @@ func (f *fakeCluster) step() {
 		f.tell()
 	}
 }
+
+// follower is the answer to one who follows.
+type follower struct {
+	http.ResponseWriter
+	f *fakeCluster
+}
+
+// Write notes that the follower has the snapshot, and so sees all that follows.
+func (w follower) Write(b []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(b)
+	if bytes.Contains(b, []byte("event: snapshot")) {
+		w.f.mu.Lock()
+		defer w.f.mu.Unlock()
+		w.f.watched = true
+		w.f.tell()
+	}
+	return n, err
+}
+
+func (w follower) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (f *fakeCluster) tell() {
 	close(f.changed)
@@ -171,6 +196,7 @@ func (f *fakeCluster) Load(_ context.Context, _ string, l command.Load, dryRun b
 		return out, nil
 	}
 	out.Instances = []string{id}
+	f.watched, f.steps = false, 0
 	f.tell()
 	return out, nil
 }

@@ -23,6 +23,7 @@ type fakeNode struct {
 	catalog *catalog.Catalog
 	key     string // "" asks for none
 	files   []string
+	fleet   *fakeCluster
 }
 
 // fakeOptions say what a fake node has.
@@ -56,8 +57,8 @@ func startFakeNode(where home.Home, o fakeOptions) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &fakeNode{catalog: c, key: o.key, files: slices.Clone(o.files)}
 	fleet := newFakeCluster(o.three, o.loaded, o.known)
+	n := &fakeNode{catalog: c, key: o.key, files: slices.Clone(o.files), fleet: fleet}
 	if o.edit != nil {
 		o.edit(fleet)
 	}
@@ -77,6 +78,9 @@ func (n *fakeNode) guard(next http.Handler) http.Handler {
 		if n.key != "" && r.URL.Path != "/healthz" && r.Header.Get("Authorization") != "Bearer "+n.key {
 			refuse(w, api.NewError(401, api.CodeInvalidAPIKey, "", "this node needs a key"))
 			return
+		}
+		if r.URL.Path == "/v1/cluster/events" {
+			w = follower{w, n.fleet}
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -94,6 +94,9 @@ func apply(o *api.Overview, e api.Event) {
 		return
 	case e.MasterNodeID != nil:
 		o.MasterNodeID = *e.MasterNodeID
+		for i := range o.Nodes {
+			o.Nodes[i].IsMaster = o.Nodes[i].NodeID == o.MasterNodeID
+		}
 	case e.Node != nil:
 		o.Nodes = replace(o.Nodes, *e.Node, e.Change, func(n api.Node) string { return n.NodeID })
 	case e.Model != nil:

@@ -108,11 +108,11 @@ func (v *View) goneSince(id ids.Node) time.Time {
 		}
 	}
 	n := v.in.State.Nodes[id]
-	if !n.Online && n.Since.After(last) || last.IsZero() {
-		last = n.Since
-	}
-	if n.Online && last.Equal(n.Since) {
-		last = v.in.State.At // the members lost it, and nobody wrote down when
+	switch {
+	case !n.Online && n.Since.After(last):
+		return n.Since
+	case last.IsZero(): // the members lost it, and nobody wrote down when
+		return v.in.State.At
 	}
 	return last
 }

@@ -221,6 +221,31 @@ func TestFacts(t *testing.T) {
 	if h := view.Of(in).Health(); h.Healthy || h.Problem != "start one without --no-master" || h.NodeCount != 1 {
 		t.Errorf("health without a master: %+v", h)
 	}
+	// How long ago that was: what is known best counts.
+	in = inputs(t)
+	delete(in.Live, "aa11")
+	since := func(in view.Inputs) float64 {
+		n, err := view.Of(in).Node("aa11")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n.SecondsSinceSeen
+	}
+	if got := since(in); got != 0.4 { // it told something then
+		t.Errorf("gone for %v s by its vitals", got)
+	}
+	v := in.Vitals["aa11"]
+	v.At = in.State.Nodes["aa11"].Since
+	in.Vitals["aa11"] = v
+	in.Lost = map[ids.Node]time.Time{"aa11": now.Add(-20 * time.Second)}
+	if got := since(in); got != 20 {
+		t.Errorf("gone for %v s by the members", got)
+	}
+	delete(in.Vitals, "aa11")
+	in.Lost = nil
+	if got := since(in); got != 60 { // the state's newest event
+		t.Errorf("gone for %v s by the state", got)
+	}
 	// A replica that is ready counts more than one that is not.
 	in = inputs(t)
 	second := in.State.Instances["i3"]
