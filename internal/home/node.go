@@ -35,13 +35,22 @@ func (e *StaleError) Error() string {
 	return fmt.Sprintf("the node that wrote %s (process %d) is no longer running", e.File, e.Node.PID)
 }
 
+// Taken is the error of a second node on this home, nil if the one that runs is
+// process pid or there is none.
+func (h Home) Taken(pid int) error {
+	if old, err := h.ReadNode(); err == nil && old.PID != pid {
+		return fmt.Errorf("a node is already running for %s at %s (process %d); stop it, or set %s to another folder",
+			h.dir, old.API, old.PID, Env)
+	}
+	return nil
+}
+
 // WriteNode publishes the address of the calling node. It refuses when another
 // process that is still alive has published one: two nodes on one home would
 // overwrite each other's files.
 func (h Home) WriteNode(n Node) error {
-	if old, err := h.ReadNode(); err == nil && old.PID != n.PID {
-		return fmt.Errorf("a node is already running for %s at %s (process %d); stop it, or set %s to another folder",
-			h.dir, old.API, old.PID, Env)
+	if err := h.Taken(n.PID); err != nil {
+		return err
 	}
 	if err := h.Ensure(); err != nil {
 		return err

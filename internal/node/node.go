@@ -145,6 +145,9 @@ func (n *Node) controlled(lib *library.Library, found *engine.Engine) error {
 	for _, note := range o.Config.Cluster.Notes() {
 		o.Logger.Warn(note)
 	}
+	if err := o.Home.Taken(os.Getpid()); err != nil {
+		return err
+	}
 	c, err := control.New(control.Options{
 		ID: ids.Node(n.id), Name: n.name, Config: o.Config, Dir: o.Home.Dir(), Version: o.Version, Library: lib,
 		Runner: supervise.Options{

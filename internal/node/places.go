@@ -8,9 +8,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/skein-run/skein/internal/bytesize"
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/cluster/command"
 	"github.com/skein-run/skein/internal/generation"
+	"github.com/skein-run/skein/internal/library"
 	"github.com/skein-run/skein/internal/node/control"
 	"github.com/skein-run/skein/internal/worker"
 )
@@ -96,6 +98,9 @@ func (s shared) resolve(ctx context.Context, name string) (string, error) {
 		if known, ok := state.Models[e.Name]; ok {
 			return known.Name, nil
 		}
+		if err := s.fits(ctx, e, state); err != nil {
+			return "", err
+		}
 		select {
 		case <-changes:
 		case <-ctx.Done():
@@ -103,6 +108,38 @@ func (s shared) resolve(ctx context.Context, name string) (string, error) {
 				Message: fmt.Sprintf("%s is still being read for the first time (its files are hashed, so that other nodes can trust them); ask again in a while", e.Name)}
 		}
 	}
+}
+
+// fits refuses a model that is larger than the memory of all nodes together,
+// before its files are hashed for minutes.
+func (s shared) fits(ctx context.Context, e library.Entry, state cluster.State) error {
+	vitals, err := s.control.Vitals(ctx)
+	if err != nil {
+		return nil // placement asks again, and says it
+	}
+	var have int64
+	hosts := map[string]bool{}
+	for id, v := range vitals {
+		if h := state.Nodes[id].Host; h == "" || !hosts[h] {
+			hosts[h] = true
+			for _, d := range v.Devices {
+				have += d.Total
+			}
+		}
+	}
+	if e.SizeBytes <= have || have == 0 {
+		return nil
+	}
+	var loaded []string
+	for _, w := range state.Wanted {
+		loaded = append(loaded, w.Model)
+	}
+	slices.Sort(loaded)
+	message := fmt.Sprintf("Need %s for %s, have %s in all nodes together.", bytesize.Format(e.SizeBytes), e.Name, bytesize.Format(have))
+	if len(loaded) > 0 {
+		message += " Loaded: " + strings.Join(loaded, ", ") + "."
+	}
+	return &generation.Error{Kind: generation.KindNoMemory, Message: message + " Choose a smaller model or quantization, or add nodes."}
 }
 
 // unknown is the error about a name that neither the cluster nor this node
@@ -126,14 +163,19 @@ func (s shared) acquire(ctx context.Context, name string) (place, error) {
 	if err != nil {
 		return place{}, err
 	}
+	leave, err := s.control.Router().Enter(full)
+	if err != nil {
+		return place{}, err
+	}
 	running, end := s.control.Tasks().Begin("chat", full)
+	release := func() { end(); leave() }
 	m, err := s.control.Router().Model(ctx, full)
 	if err != nil {
-		end()
+		release()
 		return place{}, err
 	}
 	running()
-	return place{name: full, model: m, release: end}, nil
+	return place{name: full, model: m, release: release}, nil
 }
 
 func (s shared) elsewhere() []string {

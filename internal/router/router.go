@@ -45,6 +45,7 @@ type Options struct {
 	// Remote reaches an instance whose head is on another node.
 	Remote func(ctx context.Context, node ids.Node, instance string) (generation.Model, error)
 
+	Slots   int // of a model that is not loaded yet
 	Queue   int // requests that may wait for each instance beside those that run
 	Tries   int // after the loss of a place
 	Timeout time.Duration
@@ -59,6 +60,7 @@ type Router struct {
 	models map[string]*keeper.Model
 	remote map[string]generation.Model // by route.Key
 	open   map[string]int              // places given, by instance
+	users  map[string]int              // requests, by model
 }
 
 // New gives a Router.
@@ -69,7 +71,7 @@ func New(o Options) (*Router, error) {
 	if o.Head == nil {
 		o.Head = func(string) (generation.Model, bool) { return nil, false }
 	}
-	return &Router{opts: o, models: map[string]*keeper.Model{}, remote: map[string]generation.Model{}, open: map[string]int{}}, nil
+	return &Router{opts: o, models: map[string]*keeper.Model{}, remote: map[string]generation.Model{}, open: map[string]int{}, users: map[string]int{}}, nil
 }
 
 // Model gives the model of a full name, ready to serve: it is loaded if it is
@@ -106,6 +108,35 @@ func (r *Router) Model(ctx context.Context, name string) (generation.Model, erro
 	return m, nil
 }
 
+// Enter counts a request for a model in, until leave is called. It is refused
+// with KindBusy when as many run and wait as all instances of it may have.
+func (r *Router) Enter(model string) (leave func(), err error) {
+	state, _ := r.opts.Cluster.State()
+	slots, instances := 0, 0
+	for _, i := range state.Instances {
+		if i.Model == model && i.Releasing == "" {
+			slots += i.Slots
+			instances++
+		}
+	}
+	if instances == 0 {
+		slots, instances = r.opts.Slots, 1
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n := r.users[model]; n >= slots+instances*r.opts.Queue {
+		return nil, busy(model, n, slots)
+	}
+	r.users[model]++
+	return sync.OnceFunc(func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.users[model]--; r.users[model] == 0 {
+			delete(r.users, model)
+		}
+	}), nil
+}
+
 // places finds places for one model.
 type places struct {
 	r    *Router
@@ -125,11 +156,6 @@ func (p places) Route(ctx context.Context, w keeper.Want) (keeper.Place, error) 
 		state, applied := r.opts.Cluster.State()
 		r.mu.Lock()
 		choice, ok := route.Choose(state, r.opts.Vitals(), r.open, route.Request{Model: p.name, Prompt: w.Prompt, Lost: w.Lost})
-		if ok && w.Prompt != nil && r.open[choice.Instance] >= choice.Slots+r.opts.Queue {
-			n := r.open[choice.Instance]
-			r.mu.Unlock()
-			return keeper.Place{}, busy(p.name, n, choice.Slots)
-		}
 		if ok {
 			r.open[choice.Instance]++
 		}

@@ -193,20 +193,35 @@ func TestSaysWhyNot(t *testing.T) {
 
 func TestFullQueue(t *testing.T) {
 	b := newBoard()
-	b.set(true, "", on("i", "self", cluster.Ready))
-	r := newRouter(t, b, nil)
-	r.open["i"] = 2 // one slot, one waits
-	_, err := r.Model(t.Context(), "m")
-	if err != nil {
-		t.Fatalf("asking for the model itself: %v", err)
+	r := newRouter(t, b, func(o *Options) { o.Slots = 1 })
+	for name, wanted := range map[string]bool{"before it is loaded": false, "loaded": true} {
+		if wanted {
+			b.set(true, "", on("i", "self", cluster.Ready))
+		}
+		var leave []func()
+		for range 2 { // one slot, one waits
+			f, err := r.Enter("m")
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			leave = append(leave, f)
+		}
+		var e *generation.Error
+		if _, err := r.Enter("m"); !errors.As(err, &e) || e.Kind != generation.KindBusy || e.RetryAfter == 0 || !strings.Contains(e.Message, "1 requests run and 1 wait") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if f, err := r.Enter("another"); err != nil {
+			t.Errorf("%s: another model: %v", name, err)
+		} else {
+			f()
+		}
+		for _, f := range leave {
+			f()
+			f()
+		}
 	}
-	m := r.models["m"]
-	var e *generation.Error
-	if _, err := m.Generate(t.Context(), wire.GenerateRequest{Prompt: []int32{1}}); !errors.As(err, &e) || e.Kind != generation.KindBusy || e.RetryAfter == 0 {
-		t.Errorf("%v", err)
-	}
-	if r.Open()["i"] != 2 {
-		t.Errorf("%v", r.Open())
+	if len(r.users) > 0 {
+		t.Errorf("left: %v", r.users)
 	}
 }
 

@@ -131,7 +131,7 @@ func New(o Options) (_ *Control, err error) {
 	}
 	c.router, err = router.New(router.Options{
 		Self: o.ID, Cluster: c.replica, Load: c.loadOnDemand, Vitals: c.vitals.Known, Head: c.head, Remote: c.remote,
-		Queue: o.Config.Queue, Tries: o.Config.Cluster.ResumeTries, Timeout: o.Config.Cluster.ResumeTimeout, Logger: o.Logger,
+		Slots: o.Slots, Queue: o.Config.Queue, Tries: o.Config.Cluster.ResumeTries, Timeout: o.Config.Cluster.ResumeTimeout, Logger: o.Logger,
 	})
 	return c, err
 }
