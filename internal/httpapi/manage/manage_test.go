@@ -220,7 +220,7 @@ func TestOptions(t *testing.T) {
 	if w := call(mux, "POST", "/v1/cluster/models/load", `{"model_id":"m"}`); w.Code == 200 {
 		t.Error("commands answer without an implementation")
 	}
-	if d.id(Key{}) == d.id(Key{}) || d.id(Key{Value: "k"}) != "k" {
+	if one, two := d.id(Key{}), d.id(Key{}); one == two || d.id(Key{Value: "k"}) != "k" {
 		t.Error("ids of commands")
 	}
 }
