@@ -277,8 +277,11 @@ func (v *View) loadProgress(i cluster.Instance) (string, float64) {
 		}
 		all = max(all, s.Spec.End)
 	}
-	if loaded {
-		return "connecting the nodes", 100
+	switch {
+	case loaded && len(i.Shards) == 1:
+		return "warming up", 100
+	case loaded:
+		return "connecting its parts", 100
 	}
 	if !begun {
 		return "starting", 0
