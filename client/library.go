@@ -55,3 +55,15 @@ func (l Library) Remove(ctx context.Context, name string) (api.LibraryEntry, err
 func (c *Client) Alive(ctx context.Context) error {
 	return c.call(ctx, http.MethodGet, "/healthz", nil, nil, nil)
 }
+
+// FullName gives the full name of a model that any node of the cluster has. An
+// unknown one is an *api.Error with status 404 that says what there is.
+func (c *Client) FullName(ctx context.Context, model string) (string, error) {
+	var m struct {
+		ID string `json:"id"`
+	}
+	if err := c.call(ctx, http.MethodGet, "/v1/models/"+url.PathEscape(model), nil, nil, &m); err != nil {
+		return "", err
+	}
+	return m.ID, nil
+}

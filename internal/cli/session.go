@@ -96,6 +96,13 @@ func (s *session) chooseModel(ctx context.Context, asked string) (string, error)
 		return s.nameOfFile(ctx, s.files[0])
 	case asked != "":
 		found, err := s.node.Library().Show(ctx, asked, 0, 0)
+		var unknown *api.Error
+		if errors.As(err, &unknown) && unknown.Status == 404 {
+			// Its files may be on another node of the cluster.
+			if name, elsewhere := s.node.FullName(ctx, asked); elsewhere == nil {
+				return name, nil
+			}
+		}
 		if err != nil {
 			return "", err
 		}

@@ -3,6 +3,7 @@ package cluster
 import (
 	"time"
 
+	"github.com/skein-run/skein/internal/cluster/placement"
 	"github.com/skein-run/skein/internal/ids"
 )
 
@@ -38,6 +39,9 @@ type Vitals struct {
 	Instances []InstanceVitals `json:"instances"` // whose head is here
 	Downloads []DownloadVitals `json:"downloads"`
 	Tasks     []Task           `json:"tasks"` // of this node's API clients
+
+	// Links are the lines to peers that this node has measured.
+	Links map[ids.Node]placement.Line `json:"links,omitempty"`
 }
 
 // DeviceVitals is a memory now.

@@ -78,6 +78,7 @@ type Control struct {
 	vitals   *gauges
 	mesh     *mesh.Mesh // nil when Alone
 	joined   chan struct{}
+	came     chan struct{} // capacity 1: a peer joined
 	tasks    *Tasks
 
 	ctx    context.Context
@@ -92,7 +93,7 @@ type Control struct {
 // New opens the state and makes the parts; nothing is heard of others yet.
 func New(o Options) (_ *Control, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &Control{opts: o, log: o.Logger, ctx: ctx, cancel: cancel, joined: make(chan struct{}), members: map[ids.Node]bool{}, tasks: newTasks()}
+	c := &Control{opts: o, log: o.Logger, ctx: ctx, cancel: cancel, joined: make(chan struct{}), came: make(chan struct{}, 1), members: map[ids.Node]bool{}, tasks: newTasks()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Stop(context.Background()))
@@ -180,6 +181,9 @@ func (c *Control) Start() error {
 	close(c.joined) // what came from peers meanwhile is let in
 	c.wg.Go(c.watch)
 	c.wg.Go(c.announce)
+	if c.mesh != nil {
+		c.wg.Go(c.measureLinks)
+	}
 	return nil
 }
 

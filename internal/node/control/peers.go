@@ -101,6 +101,7 @@ func (c *Control) join() error {
 	}
 	c.mesh = m
 	c.onStop(m.Stop)
+	c.log.Info("other nodes join here", "host", m.Host(), "gossip_port", m.GossipPort(), "peer_port", m.Port())
 	return nil
 }
 
@@ -122,6 +123,10 @@ func (c *Control) member(e mesh.Event) {
 	c.mu.Unlock()
 	cause := ""
 	if e.Alive {
+		select {
+		case c.came <- struct{}{}:
+		default:
+		}
 		c.log.Info("node joined", "node", id, "address", e.Member.PeerAddr(), "version", e.Member.Version)
 	} else {
 		cause = "it left or was not heard of any more"
@@ -170,6 +175,7 @@ func (c *Control) handler() http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(v) // a caller that is gone needs no answer
 	})
+	mux.HandleFunc("GET "+pathProbe, serveProbe)
 	peerhttp.Handle(mux, c.replica, mesh.Caller)
 	remote.Handle(mux, heads{c})
 	mux.Handle(slicestore.ShelfPattern, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { c.files.Handler().ServeHTTP(w, r) }))

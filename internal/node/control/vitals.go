@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,7 +33,8 @@ type gauges struct {
 
 	mu     sync.Mutex // guards what follows
 	known  map[ids.Node]cluster.Vitals
-	asked  time.Time // when known was gathered
+	lines  map[ids.Node]placement.Line // from this node
+	asked  time.Time                   // when known was gathered
 	asking chan struct{}
 }
 
@@ -42,11 +45,38 @@ const (
 )
 
 func newGauges(c *Control) *gauges {
-	return &gauges{c: c, begun: time.Now(), known: map[ids.Node]cluster.Vitals{}}
+	return &gauges{c: c, begun: time.Now(), known: map[ids.Node]cluster.Vitals{}, lines: map[ids.Node]placement.Line{}}
 }
 
-// Links implements master.Vitals: none were measured.
-func (g *gauges) Links() []placement.Link { return nil }
+// line notes what was measured.
+func (g *gauges) line(to ids.Node, l placement.Line) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.lines[to] = l
+}
+
+// Links implements master.Vitals: the lines that live nodes have measured, each
+// once, as the slower of both ends saw it.
+func (g *gauges) Links() []placement.Link {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	lines := map[[2]string]placement.Line{}
+	for from, v := range g.known {
+		for to, l := range v.Links {
+			pair := [2]string{min(string(from), string(to)), max(string(from), string(to))}
+			if old, ok := lines[pair]; ok {
+				l = placement.Line{Latency: max(l.Latency, old.Latency), Bandwidth: min(l.Bandwidth, old.Bandwidth)}
+			}
+			lines[pair] = l
+		}
+	}
+	var out []placement.Link
+	for pair, l := range lines {
+		out = append(out, placement.Link{A: pair[0], B: pair[1], Line: l})
+	}
+	slices.SortFunc(out, func(a, b placement.Link) int { return cmp.Or(cmp.Compare(a.A, b.A), cmp.Compare(a.B, b.B)) })
+	return out
+}
 
 // Vitals asks all live nodes, unless it was done since, or within a second.
 func (g *gauges) Vitals(ctx context.Context, since time.Time) (map[ids.Node]cluster.Vitals, error) {
@@ -153,6 +183,9 @@ func (g *gauges) own(ctx context.Context) (cluster.Vitals, error) {
 	if u, err := disk.UsageWithContext(ctx, g.c.place()); err == nil { // not every file system tells
 		v.Disk = &cluster.Space{Total: int64(u.Total), Free: int64(u.Free)}
 	}
+	g.mu.Lock()
+	v.Links = maps.Clone(g.lines)
+	g.mu.Unlock()
 	if g.c.executor != nil {
 		g.c.executor.Fill(&v)
 	}
@@ -208,19 +241,12 @@ func (c *Control) facts(ctx context.Context) (cluster.Node, error) {
 	n := cluster.Node{
 		ID: c.opts.ID, Name: c.opts.Name, Host: hostKey(ctx, c.opts.ID), Worker: !o.NoWorker, Candidate: o.Candidate(), API: !o.NoAPI,
 		Downloads: !o.NoDownloads && !o.NoWorker, Version: c.opts.Version,
-		Devices: []placement.Device{{Total: int64(f.MemoryTotal), Speed: assumedSpeed(f.CoresUsable)}},
+		Devices: []placement.Device{{Total: int64(f.MemoryTotal), Speed: c.machineSpeed(ctx, f)}},
 	}
 	if c.mesh != nil {
 		n.Address = net.JoinHostPort(c.mesh.Host(), fmt.Sprint(c.mesh.Port()))
 	}
 	return n, nil
-}
-
-// assumedSpeed is that of a machine which was not measured: memory of 10 GB/s a
-// core, up to 40, and 100 Gflop/s a core. Placement compares nodes by it.
-func assumedSpeed(cores int) placement.Speed {
-	n := float64(max(1, cores))
-	return placement.Speed{Bandwidth: 10e9 * min(n, 4), Compute: 100e9 * n, Step: 300e-6}
 }
 
 // hostKey names the machine in its present boot: nodes that share it share its
@@ -241,11 +267,16 @@ func hostKey(ctx context.Context, id ids.Node) string {
 // something else.
 func (c *Control) announce() {
 	pause := time.Duration(0)
+	var want cluster.Node // what a run of a node is does not change
 	for {
 		changes := c.replica.Changes()
-		want, err := c.facts(c.ctx)
+		var err error
+		if want.ID == "" {
+			want, err = c.facts(c.ctx)
+		}
 		if err != nil {
 			c.log.Warn("this node can't be described to its cluster; it is tried again", "error", err)
+			want = cluster.Node{}
 		} else if state, _ := c.replica.State(); !announced(state, want) {
 			err = c.submit(cluster.NodeSeen{Node: want})
 		} else {

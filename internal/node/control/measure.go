@@ -1,0 +1,149 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/skein-run/skein/internal/cluster/placement"
+	"github.com/skein-run/skein/internal/hostinfo"
+	"github.com/skein-run/skein/internal/ids"
+)
+
+// speed is what was measured of a machine once, and kept.
+type speed struct {
+	Chip      string  `json:"chip"`
+	Cores     int     `json:"cores"`
+	Bandwidth float64 `json:"bandwidth"` // bytes/s
+}
+
+// Speeds of what is not measured: arithmetic of 100 Gflop/s a core, as AVX2
+// gives it, and 0.3 ms a step beside the weights.
+const (
+	assumedCompute = 100e9
+	assumedStep    = 300e-6
+)
+
+// machineSpeed gives the speed of this machine: its memory as measured, at the
+// first start or after it became another machine.
+func (c *Control) machineSpeed(ctx context.Context, f hostinfo.Facts) placement.Speed {
+	file := filepath.Join(c.place(), "speed.json")
+	s := speed{}
+	b, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(b, &s)
+	}
+	if err != nil || s.Chip != f.Chip || s.Cores != f.CoresUsable || s.Bandwidth <= 0 {
+		s = speed{Chip: f.Chip, Cores: f.CoresUsable}
+		if s.Bandwidth, err = hostinfo.MemoryBandwidth(ctx); err != nil {
+			return placement.Speed{Bandwidth: 10e9, Compute: assumedCompute, Step: assumedStep}
+		}
+		if b, err = json.Marshal(s); err == nil {
+			err = os.WriteFile(file, b, 0o600)
+		}
+		if err != nil {
+			c.log.Debug("the machine's speed is not kept and measured at each start", "error", err)
+		}
+	}
+	return placement.Speed{Bandwidth: s.Bandwidth, Compute: assumedCompute * float64(max(1, f.CoresUsable)), Step: assumedStep}
+}
+
+// What measures a line: pings, and one transfer.
+const (
+	pathProbe   = "/probe"
+	probePings  = 5
+	probeBytes  = 4 << 20
+	probePause  = 5 * time.Minute // between two measurements of a line
+	probeSettle = time.Second     // after a peer came, while it has other things to do
+)
+
+// serveProbe answers with as many bytes as are asked for, up to probeBytes.
+func serveProbe(w http.ResponseWriter, r *http.Request) {
+	n, err := strconv.Atoi(r.URL.Query().Get("bytes"))
+	if err != nil || n < 0 || n > probeBytes {
+		http.Error(w, "bytes is a number up to "+strconv.Itoa(probeBytes), http.StatusBadRequest)
+		return
+	}
+	_, _ = io.CopyN(w, zeros{}, int64(n)) // a caller that is gone needs no answer
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
+}
+
+// measureLinks measures the lines to peers, one after the other, now and then.
+func (c *Control) measureLinks() {
+	timer := time.NewTimer(probeSettle)
+	defer timer.Stop()
+	done := map[ids.Node]time.Time{}
+	for {
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-c.came:
+			timer.Reset(probeSettle)
+			continue
+		case <-timer.C:
+		}
+		for _, p := range c.peers() {
+			if time.Since(done[p]) < probePause {
+				continue
+			}
+			line, err := c.measureLink(c.ctx, p)
+			if err != nil {
+				c.log.Debug("the line to a node is not measured", "node", p, "error", err)
+				continue
+			}
+			done[p] = time.Now()
+			c.vitals.line(p, line)
+			c.log.Debug("measured the line to a node", "node", p, "latency", line.Latency, "bandwidth", line.Bandwidth)
+		}
+		timer.Reset(probePause)
+	}
+}
+
+// measureLink asks a peer for nothing a few times, and then for much.
+func (c *Control) measureLink(ctx context.Context, node ids.Node) (placement.Line, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	least := time.Hour
+	for range probePings {
+		t, err := c.probe(ctx, node, 0)
+		if err != nil {
+			return placement.Line{}, err
+		}
+		least = min(least, t)
+	}
+	t, err := c.probe(ctx, node, probeBytes)
+	if err != nil {
+		return placement.Line{}, err
+	}
+	return placement.Line{Latency: least.Seconds() / 2, Bandwidth: probeBytes / max(t-least, time.Microsecond).Seconds()}, nil
+}
+
+func (c *Control) probe(ctx context.Context, node ids.Node, bytes int) (time.Duration, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("https://%s%s?bytes=%d", node, pathProbe, bytes), nil)
+	if err != nil {
+		return 0, err
+	}
+	begin := time.Now()
+	resp, err := c.mesh.Client().Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	n, err := io.Copy(io.Discard, resp.Body)
+	if err == nil && (resp.StatusCode != http.StatusOK || n != int64(bytes)) {
+		err = fmt.Errorf("status %d, %d bytes of %d", resp.StatusCode, n, bytes)
+	}
+	return time.Since(begin), err
+}
