@@ -171,7 +171,7 @@ func TestWholeFromTheFirstHolderThatIsRight(t *testing.T) {
 			return true
 		}, "a model of 0 files"},
 		"refuses": {m, func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
-			http.Error(w, "not today", 503)
+			http.Error(w, "not today", http.StatusServiceUnavailable)
 			return true
 		}, "not today"},
 	} {

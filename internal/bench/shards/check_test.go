@@ -15,7 +15,6 @@ import (
 // every row, noise to those that were not computed one by one.
 type model struct {
 	off, noise float32
-	scale      float32
 	zero, nan  bool
 	swap       bool // the two best change places
 	short      int  // rows that are missing

@@ -55,16 +55,6 @@ func (d *draft) set(key string, value any) error {
 	return nil
 }
 
-// tensor finds a tensor of the draft by its name there; nil if it has none.
-func (d *draft) tensor(name string) *Tensor {
-	for i := range d.tensors {
-		if d.tensors[i].Name == name {
-			return &d.tensors[i]
-		}
-	}
-	return nil
-}
-
 // whole is a tensor with all of its bytes.
 func whole(t gguf.Tensor, base int64) Tensor {
 	return Tensor{Tensor: t, Source: []Range{{Part: t.Part, Offset: base + t.Offset, Length: t.Bytes, Count: 1}}}

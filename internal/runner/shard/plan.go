@@ -71,22 +71,6 @@ func (p *Plan) outputs() int {
 	return n
 }
 
-// reports is the number of edits whose outcome every shard tells the head.
-func (p *Plan) reports() int {
-	n := 0
-	for _, e := range p.Before {
-		if e.reports() {
-			n++
-		}
-	}
-	for _, e := range p.After {
-		if e.reports() {
-			n++
-		}
-	}
-	return n
-}
-
 // errMessage marks bytes that are no message of this protocol.
 var errMessage = errors.New("not a message between shards")
 

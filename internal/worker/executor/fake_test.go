@@ -232,7 +232,6 @@ type fake struct {
 	once   sync.Once
 	status string
 	frozen chan struct{} // closed: it answers nothing any more
-	freeze sync.Once
 
 	mu    sync.Mutex
 	shard *wire.ShardSpec

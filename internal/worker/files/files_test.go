@@ -367,7 +367,7 @@ func TestBringWhole(t *testing.T) {
 		t.Errorf("downloads (-want +got):\n%s", diff)
 	}
 	b.Stop()
-	b = w.restart("b", b, nil)
+	w.restart("b", b, nil)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
