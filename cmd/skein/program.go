@@ -147,9 +147,13 @@ func greet(w io.Writer, url string, models []node.Model, settings []config.Setti
 	if len(c.APIKeys) > 0 {
 		auth = ` -H "Authorization: Bearer $SKEIN_API_KEY"`
 	}
-	fmt.Fprintf(w, "skein serves the OpenAI API at %s/v1: %s\n", url, about)
-	fmt.Fprintf(w, "  try:  curl %s/v1/chat/completions%s -d '{\"model\": %q, \"messages\": [{\"role\": \"user\", \"content\": \"What is Skein?\"}]}'\n", url, auth, model)
-	fmt.Fprintf(w, "  chat: %s run\n", programName())
+	if url == "" {
+		fmt.Fprintf(w, "skein works for its cluster and serves no API here (--no-api): %s\n", about)
+	} else {
+		fmt.Fprintf(w, "skein serves the OpenAI API at %s/v1: %s\n", url, about)
+		fmt.Fprintf(w, "  try:  curl %s/v1/chat/completions%s -d '{\"model\": %q, \"messages\": [{\"role\": \"user\", \"content\": \"What is Skein?\"}]}'\n", url, auth, model)
+		fmt.Fprintf(w, "  chat: %s run\n", programName())
+	}
 	if changed := changedSettings(settings); changed != "" {
 		fmt.Fprintf(w, "  with: %s\n", changed)
 	}

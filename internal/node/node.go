@@ -305,8 +305,12 @@ func (n *Node) onStop(name string, do func(context.Context) error) {
 	n.stops = append(n.stops, stop{name, do})
 }
 
-// URL is where a client on this machine reaches the API; valid after Start.
+// URL is where a client on this machine reaches the API; valid after Start, ""
+// with --no-api.
 func (n *Node) URL() string {
+	if n.server.Addr() == nil {
+		return ""
+	}
 	host, port, err := net.SplitHostPort(n.server.Addr().String())
 	if err != nil {
 		return "http://" + n.server.Addr().String()
