@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -97,8 +98,8 @@ func (w *World) agreed(master *node, side []*node) []string {
 			bad("%s is at %d of %d in %v with %d offers, the master %s at %d in %v", n.opts.ID, n.applied, len(n.entries), n.leader.Session, len(n.lost), master.opts.ID, master.applied, master.leader.Session)
 			continue
 		}
-		if diff := cmp.Diff(s, n.state()); n != master && diff != "" {
-			bad("%s has another state than the master:\n%s", n.opts.ID, diff)
+		if n != master && !reflect.DeepEqual(s, n.state()) {
+			bad("%s has another state than the master:\n%s", n.opts.ID, cmp.Diff(s, n.state()))
 		}
 		if me := s.Nodes[n.opts.ID]; !me.Online {
 			bad("%s is there and not online", n.opts.ID)
@@ -149,7 +150,7 @@ func (w *World) Kept(id ids.Node) []string {
 	var out []string
 	s := w.nodes[id].state()
 	for _, name := range slices.Sorted(maps.Keys(w.acked)) {
-		if _, ok := s.Commands[name]; !ok {
+		if _, ok := s.Commands[name]; !ok && w.made[name] {
 			a := w.acked[name]
 			out = append(out, fmt.Sprintf("command %s (%s), acknowledged by %s, is lost", name, a.command.Kind, a.node))
 		}

@@ -40,7 +40,7 @@ type node struct {
 	copying *stream           // from the master
 	term    *term             // while this node is master
 	lost    []command.Command // to be offered
-	offers  bool              // one is on its way
+	offered int               // number of the one that is on its way; 0: none is
 	early   []func()          // commands that wait for the term to serve
 
 	told    bool // the worker is to look at its plans
@@ -77,7 +77,7 @@ func (n *node) clock() time.Time { return n.w.now.Add(n.opts.Skew) }
 func (n *node) start() {
 	n.up, n.life = true, n.life+1
 	n.members, n.causes, n.drops = map[ids.Node]int{}, map[ids.Node]string{}, map[ids.Node]int{}
-	n.leader, n.copying, n.term, n.lost, n.offers, n.early = election.Leader{}, nil, nil, nil, false, nil
+	n.leader, n.copying, n.term, n.lost, n.offered, n.early = election.Leader{}, nil, nil, nil, 0, nil
 	n.local, n.memory = map[plan.Key]*local{}, reconcile.Memory{}
 	n.told, n.facts, n.keeping, n.poked, n.asking, n.wake, n.woken = false, false, false, false, false, time.Time{}, time.Time{}
 	n.applied = uint64(len(n.entries))
@@ -97,6 +97,7 @@ func (n *node) start() {
 func (n *node) stop() {
 	n.up, n.life = false, n.life+1
 	n.el, n.term, n.copying, n.local = nil, nil, nil, nil
+	n.gave()
 }
 
 // look finds out whether a peer is there, as the mesh does.
@@ -164,7 +165,7 @@ func (n *node) lead(l election.Leader) {
 		n.w.broken("%s leads and is no candidate", n.opts.ID)
 	}
 	n.copying, n.term = nil, nil
-	n.early, n.offers, n.keeping, n.asking = nil, false, false, false
+	n.early, n.offered, n.keeping, n.asking = nil, 0, false, false
 	switch {
 	case !l.Live:
 	case l.Self:

@@ -69,6 +69,11 @@ func fresher(a, b []run) bool {
 	return x.last > y.last
 }
 
+// newer tells whether a log has entries of a later session.
+func newer(runs []run, session ids.Session) bool {
+	return len(runs) > 0 && runs[len(runs)-1].session.Compare(session) > 0
+}
+
 // term is a node's time as master.
 type term struct {
 	session ids.Session
@@ -135,7 +140,10 @@ func (n *node) freshest(t *term, answers map[ids.Node][]run) {
 	best := n.opts.ID
 	mine := n.runs()
 	for _, peer := range n.w.names {
-		if runs, ok := answers[peer]; ok && fresher(runs, mine) && (best == n.opts.ID || fresher(runs, answers[best])) {
+		runs, ok := answers[peer]
+		// A log of a newer term is of one that this election did not know: it
+		// gives way, and what is in it is offered.
+		if ok && !newer(runs, t.session) && fresher(runs, mine) && (best == n.opts.ID || fresher(runs, answers[best])) {
 			best = peer
 		}
 	}
@@ -293,6 +301,7 @@ func (n *node) order(c command.Command, reply func(command.Result, error)) {
 	}
 	n.append(events)
 	if len(events) > 0 {
+		n.w.made[c.ID] = true
 		n.w.check(n)
 	}
 	n.term.waiting = append(n.term.waiting, &pending{uint64(len(n.entries)), result, reply})
@@ -397,16 +406,18 @@ func (n *node) follow() {
 
 // offer hands the commands of a log that lost to the master, in order.
 func (n *node) offer() {
-	if n.offers || len(n.lost) == 0 {
+	if n.offered != 0 || len(n.lost) == 0 {
 		return
 	}
-	n.offers = true
-	c, leader := n.lost[0], n.leader
+	n.w.count++
+	number := n.w.count
+	n.offered = number
+	c := n.lost[0]
 	n.submit(c, func(_ command.Result, err error) {
-		if n.leader != leader {
+		if n.offered != number {
 			return
 		}
-		n.offers = false
+		n.offered = 0
 		var no *command.Refusal
 		if err != nil && !errors.As(err, &no) {
 			return // the next stream tries again

@@ -69,6 +69,7 @@ type World struct {
 	held  map[[2]ids.Node][]func()  // what waits in connections over cut links
 
 	acked map[string]acked // commands of clients that were acknowledged
+	made  map[string]bool  // ids of commands that made events
 	given int
 	log   []string
 	wrong []string // invariants that were broken
@@ -85,7 +86,7 @@ type acked struct {
 func New(o Options) *World {
 	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	w := &World{opts: o, rng: rand.New(rand.NewPCG(o.Seed, 0x736b65696e)), begin: begin, now: begin,
-		nodes: map[ids.Node]*node{}, group: map[ids.Node]int{}, last: map[[2]ids.Node]time.Time{}, held: map[[2]ids.Node][]func(){}, acked: map[string]acked{}}
+		nodes: map[ids.Node]*node{}, group: map[ids.Node]int{}, last: map[[2]ids.Node]time.Time{}, held: map[[2]ids.Node][]func(){}, acked: map[string]acked{}, made: map[string]bool{}}
 	for _, n := range o.Nodes {
 		w.nodes[n.ID] = newNode(w, n)
 		w.names = append(w.names, n.ID)

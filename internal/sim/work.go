@@ -120,13 +120,18 @@ func (n *node) done(a plan.Action, l *local) {
 		l.Runner = plan.Serving
 	case plan.Stop:
 		l.Runner, l.Link, l.Epoch = plan.None, "", 0
-		for _, id := range w.names { // others of this host may have waited for its memory
-			if p := w.nodes[id]; p.up && p.opts.Host == n.opts.Host {
-				p.glance()
-			}
+	}
+	n.gave()
+}
+
+// gave lets the nodes of the machine look again: there may be memory now that
+// one of them waited for.
+func (n *node) gave() {
+	for _, id := range n.w.names {
+		if p := n.w.nodes[id]; p.up && p.opts.Host == n.opts.Host {
+			p.glance()
 		}
 	}
-	n.glance()
 }
 
 // die is a process that ends by itself.
@@ -138,7 +143,7 @@ func (n *node) die(k plan.Key, incarnation int) {
 	n.w.note("%s: process %d of shard %d of %s dies", n.opts.ID, incarnation, k.Shard, k.Instance)
 	l.job++
 	l.Runner, l.Link, l.Epoch, l.Doing = plan.None, "", 0, ""
-	n.glance()
+	n.gave()
 }
 
 // report tells the master.

@@ -230,6 +230,9 @@ func (d *decision) dropped(o cluster.CommandOutcome) error {
 	return refuse(Dropped, "this command was taken by a half of the cluster that lost, and not done after all: %s; give it again under another id", o.Dropped)
 }
 
+// nameless begins the ids of offered commands that had none.
+const nameless = "event:"
+
 // Undo makes the command that offers an event of a losing half to the winner;
 // false if it needs no offer: the master's view of nodes, and why something
 // does not run, are the winner's to find out. What a node of the losing half
@@ -241,7 +244,7 @@ func Undo(e cluster.Event) (Command, bool) {
 	}
 	id := e.Command
 	if id == "" {
-		id = fmt.Sprintf("%v/%d", e.Session, e.Index)
+		id = fmt.Sprintf("%s%v/%d", nameless, e.Session, e.Index)
 	}
 	c, err := Of(id, e.Change)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/ids"
@@ -54,11 +55,14 @@ func (d *decision) already(c cluster.Change) bool {
 // offered carries out a change that was acknowledged by the half that lost a
 // split, or leaves an event that says why it no longer fits.
 func (d *decision) offered(c cluster.Change) error {
-	if d.already(c) || d.settled(c) {
-		return nil
-	}
 	why := d.differs(c)
-	if why == "" {
+	switch {
+	case d.already(c) || d.settled(c):
+		if strings.HasPrefix(d.command.ID, nameless) {
+			return nil // nobody waits for it
+		}
+		why = "it was so already"
+	case why == "":
 		err := d.revive(c)
 		if err == nil {
 			err = d.add(c)

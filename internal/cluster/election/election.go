@@ -151,6 +151,11 @@ func New(cfg Config) (*Machine, error) {
 // Start begins: with a grace, or at once with a campaign.
 func (m *Machine) Start(now time.Time) {
 	if m.cfg.Grace > 0 {
+		if !m.session.Zero() {
+			// Those who campaign meanwhile must not come to a session that is
+			// no newer than the one which this node knows of.
+			m.clock = max(m.clock, m.session.Clock+1)
+		}
 		m.grace, m.deadline = true, now.Add(m.cfg.Grace)
 		return
 	}
@@ -283,8 +288,8 @@ func (m *Machine) report(s Status, now time.Time) {
 	m.clock = max(m.clock, s.Clock)
 	older := s.Proposed.Compare(m.session) < 0
 	switch {
-	case s.Proposed == m.session:
-	case theirs == m.cfg.ID: // not what this node knows of itself
+	case s.Proposed == m.session && (m.master || theirs != m.cfg.ID):
+	case theirs == m.cfg.ID: // not what this node knows of itself; or a term that a restart ended
 		m.send(s.From, m.status())
 	case s.From == m.session.Master && !visible: // it leads no more, and follows who is not to be seen
 		m.campaign(m.clock+1, "", now)
@@ -386,7 +391,11 @@ func (m *Machine) settle() {
 	m.votes, m.promote = nil, ""
 	var best Status
 	incumbents, candidates, senior := 0, 0, int64(0)
-	for _, id := range slices.Sorted(maps.Keys(votes)) {
+	voters := slices.Sorted(maps.Keys(votes))
+	if owned := slices.DeleteFunc(slices.Clone(voters), func(id ids.Node) bool { return disowned(votes[id], votes) }); len(owned) > 0 {
+		voters = owned
+	}
+	for _, id := range voters {
 		v := votes[id]
 		if v.candidate() {
 			candidates++
@@ -416,6 +425,13 @@ func (m *Machine) settle() {
 	if m.cfg.Candidate {
 		m.tell(m.status()) // who counted other votes may think that this node leads, or does not
 	}
+}
+
+// disowned tells that a vote is for a session whose master voted otherwise: it
+// leads no more, and following it would be for ever.
+func disowned(v Status, votes map[ids.Node]Status) bool {
+	master, voted := votes[v.Proposed.Master]
+	return voted && master.From != v.From && master.Proposed != v.Proposed
 }
 
 // Ready hands out what is to be done since the last call.

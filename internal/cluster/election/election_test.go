@@ -331,3 +331,60 @@ func runFaults(t *testing.T, seed uint64) {
 	s.run(10 * time.Second)
 	s.settled()
 }
+
+// TestRestartMakesNoOlderSession: what others campaign for while a node comes
+// back must be newer than the session that it knows of.
+func TestRestartMakesNoOlderSession(t *testing.T) {
+	m, err := New(Config{ID: "c", Candidate: true, Timeout: testTimeout, Grace: time.Second, Durable: Durable{Clock: 3, Session: ids.Session{Master: "c", Clock: 3}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(0, 0)
+	m.Start(now)
+	m.Join("a", now)
+	if r := m.Ready(); len(r.Messages) != 1 || r.Messages[0].Status.Clock != 4 || !r.Messages[0].Status.Proposed.Zero() || r.Durable == nil {
+		t.Fatalf("it tells %+v", r.Messages)
+	}
+}
+
+// TestEndedTermIsCorrected: who believes that a node leads, which came back and
+// does not, is told.
+func TestEndedTermIsCorrected(t *testing.T) {
+	last := ids.Session{Master: "b", Clock: 3}
+	m, err := New(Config{ID: "b", Candidate: true, Timeout: testTimeout, Grace: time.Second, Durable: Durable{Clock: 4, Session: last}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(0, 0)
+	m.Start(now)
+	m.Join("d", now)
+	m.Ready()
+	m.Step(Status{From: "d", Clock: 4, Seniority: Barred, Proposed: last}, now)
+	if r := m.Ready(); len(r.Messages) != 1 || !r.Messages[0].Status.Proposed.Zero() {
+		t.Fatalf("answer: %+v", r.Messages)
+	}
+}
+
+// TestDisownedSessionIsNotFollowed: a session whose master votes otherwise has
+// none, whoever remembers it.
+func TestDisownedSessionIsNotFollowed(t *testing.T) {
+	m, err := New(Config{ID: "f", Timeout: testTimeout, Durable: Durable{Clock: 15, Session: ids.Session{Master: "d", Clock: 15}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(0, 0)
+	leads := ids.Session{Master: "e", Clock: 5} // whom f does not see yet
+	m.Start(now)
+	m.Join("a", now)
+	m.Join("d", now)
+	for _, id := range []ids.Node{"a", "d"} {
+		m.Step(Status{From: id, Clock: m.clock, Proposed: leads}, now)
+	}
+	if m.votes != nil || m.session != leads {
+		t.Errorf("it follows %v", m.session)
+	}
+	m.Join("e", now)
+	if l := m.Ready().Leader; l == nil || l.Session != leads || !l.Live {
+		t.Errorf("%+v", l)
+	}
+}
