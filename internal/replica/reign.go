@@ -50,7 +50,7 @@ type outcome struct {
 
 // reign is a master's term: gather, begin, order.
 func (r *Replica[S]) reign(ctx context.Context, session ids.Session) {
-	if err := r.gather(ctx); err != nil {
+	if err := r.gather(ctx, session); err != nil {
 		if errors.Is(err, errDisk) {
 			r.fail(err)
 		}
@@ -99,8 +99,10 @@ func (r *Replica[S]) reign(ctx context.Context, session ids.Session) {
 	}
 }
 
-// gather takes the freshest log among the live nodes.
-func (r *Replica[S]) gather(ctx context.Context) error {
+// gather takes the freshest log among the live nodes. One with entries of a
+// newer session than this is of a term that the election did not know of: it
+// gives way when its node follows, and its commands are offered.
+func (r *Replica[S]) gather(ctx context.Context, session ids.Session) error {
 	r.mu.Lock()
 	own := Status{Index: r.log.last, Session: r.log.session()}
 	peers := slices.Sorted(maps.Keys(r.members))
@@ -135,6 +137,9 @@ func (r *Replica[S]) gather(ctx context.Context) error {
 		return 0
 	})
 	for _, i := range order {
+		if answers[i].Session.Compare(session) > 0 {
+			continue
+		}
 		if !answers[i].fresher(own) {
 			break
 		}

@@ -112,6 +112,32 @@ func TestNewMasterTakesTheFreshestLog(t *testing.T) {
 	c.agree("one", "two")
 }
 
+// TestNewerTermGivesWay: an election that did not know of the newest term makes
+// a session that is older than it. The log of that term is not taken, since
+// nothing could be written behind it; its commands are offered.
+func TestNewerTermGivesWay(t *testing.T) {
+	c := newCluster(t, "a", "b")
+	c.elect("a")
+	c.must("a", word("0", "before"))
+	c.agree("before")
+	c.split(true, []ids.Node{"a"}, []ids.Node{"b"})
+	c.clock = 8
+	c.elect("b")
+	c.must("b", word("1", "newer"))
+	c.node("a").Lead(ids.Session{}, false, false)
+	c.node("b").Lead(ids.Session{}, false, false)
+	c.split(false, []ids.Node{"a"}, []ids.Node{"b"})
+	c.clock = 4
+	c.elect("a")
+	c.must("a", word("2", "older"))
+	b := c.agree("before", "newer", "older")
+	for i := range b.Terms[1:] {
+		if b.Terms[i].Compare(b.Terms[i+1]) > 0 {
+			t.Errorf("sessions go back: %v", b.Terms)
+		}
+	}
+}
+
 func TestHalvesMeet(t *testing.T) {
 	c := newCluster(t, "a", "b", "c", "d")
 	c.elect("a")
