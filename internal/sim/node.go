@@ -25,6 +25,7 @@ type node struct {
 	states  []cluster.State // [i]: after i entries; what a log gives is certain
 	files   map[string]bool // parts of models that were fetched
 
+	gone bool // it was destroyed
 	up   bool
 	life int // counts starts and stops: what was begun in another life is void
 

@@ -16,6 +16,7 @@ type Report struct {
 	Seed     uint64
 	Single   bool // one fault at a time
 	Events   int
+	Kinds    map[string]int // how many of each kind of event
 	Acked    int
 	Problems []string // invariants that do not hold; nil: all do
 	Log      []string
@@ -42,7 +43,8 @@ func Random(seed uint64, log bool) Report {
 type randomRun struct {
 	*World
 	Report
-	rng *rand.Rand
+	rng  *rand.Rand
+	lost bool // a node was destroyed
 }
 
 // draw makes a cluster.
@@ -121,14 +123,23 @@ func (r *randomRun) run() {
 		return
 	}
 	for _, id := range r.names {
-		if text := r.Replayed(id); text != "" {
+		if text := r.Replayed(id); text != "" && !r.nodes[id].gone {
 			r.Problems = append(r.Problems, text)
 		}
 	}
 	if r.Single {
-		r.Problems = append(r.Problems, r.Kept(r.names[0])...)
+		r.Problems = append(r.Problems, r.Kept(r.witness())...)
 	}
-	r.Events = len(r.nodes[r.names[0]].entries)
+	log := r.nodes[r.witness()].entries
+	r.Events, r.Kinds = len(log), map[string]int{}
+	for _, e := range log {
+		r.Kinds[cluster.KindOf(e.Change)]++
+	}
+}
+
+// witness is a node that is up.
+func (r *randomRun) witness() ids.Node {
+	return r.names[slices.IndexFunc(r.names, func(id ids.Node) bool { return r.nodes[id].up })]
 }
 
 // order has a client ask for something.
@@ -195,7 +206,17 @@ func (r *randomRun) single() {
 			r.Run(r.between(0, 2*time.Second))
 		}
 	}
-	switch r.rng.IntN(4) {
+	switch r.rng.IntN(5) {
+	case 4:
+		if r.lost || len(r.names) < 3 {
+			return
+		}
+		r.lost = true
+		for range r.rng.IntN(4) {
+			r.order()
+		}
+		r.Run(r.between(0, 50*time.Millisecond))
+		r.Destroy(r.pick())
 	case 0, 1:
 		id := r.pick()
 		r.order()

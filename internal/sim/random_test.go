@@ -2,7 +2,6 @@ package sim
 
 import (
 	"flag"
-	"fmt"
 	"runtime"
 	"strings"
 	"sync"
@@ -24,6 +23,8 @@ func TestRandom(t *testing.T) {
 	}
 	var next, events, acked atomic.Uint64
 	next.Store(*first)
+	var mu sync.Mutex
+	kinds := map[string]int{}
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
@@ -35,6 +36,11 @@ func TestRandom(t *testing.T) {
 				r := Random(seed, false)
 				events.Add(uint64(r.Events))
 				acked.Add(uint64(r.Acked))
+				mu.Lock()
+				for kind, n := range r.Kinds {
+					kinds[kind] += n
+				}
+				mu.Unlock()
 				if len(r.Problems) == 0 {
 					continue
 				}
@@ -44,9 +50,18 @@ func TestRandom(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	t.Log(fmt.Sprintf("%d seeds, %d events, %d acknowledged commands", n, events.Load(), acked.Load()))
+	t.Logf("%d seeds, %d events, %d acknowledged commands: %v", n, events.Load(), acked.Load(), kinds)
+	if n < 100 || t.Failed() {
+		return
+	}
 	if acked.Load() < n {
 		t.Errorf("%d seeds acknowledged %d commands: too little happens", n, acked.Load())
+	}
+	for _, kind := range []string{"session_began", "node_seen", "node_gone", "node_drained", "model_known", "model_wanted", "model_unwanted", "wanted_problem",
+		"instance_placed", "instance_released", "shard_reported", "command_dropped"} {
+		if kinds[kind] == 0 {
+			t.Errorf("no seed made %s: too little happens", kind)
+		}
 	}
 }
 

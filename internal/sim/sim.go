@@ -189,7 +189,7 @@ func (w *World) deliver(link [2]ids.Node, d time.Duration, arrive func()) {
 // Start runs a node from what its disk holds.
 func (w *World) Start(id ids.Node) {
 	n := w.nodes[id]
-	if n.up {
+	if n.up || n.gone {
 		return
 	}
 	w.note("%s starts", id)
@@ -212,6 +212,13 @@ func (w *World) Crash(id ids.Node) {
 			p.after(w.between(time.Millisecond, 150*time.Millisecond), func() { p.look(id) })
 		}
 	}
+}
+
+// Destroy kills a node for good, with its disk.
+func (w *World) Destroy(id ids.Node) {
+	w.note("%s is destroyed", id)
+	w.Crash(id)
+	w.nodes[id].gone = true
 }
 
 // Cut splits the network: nodes see those of their own side. Nodes that are
