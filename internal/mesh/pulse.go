@@ -117,7 +117,7 @@ func (m *Mesh) newClient() *http.Client {
 	dialer := &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 5 * time.Second}
 	return &http.Client{Transport: &http.Transport{
 		ForceAttemptHTTP2: true,
-		HTTP2:             &http.HTTP2Config{SendPingTimeout: time.Second, PingTimeout: time.Second},
+		HTTP2:             &http.HTTP2Config{SendPingTimeout: time.Second, PingTimeout: 3 * time.Second},
 		IdleConnTimeout:   time.Minute,
 		DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			host, _, err := net.SplitHostPort(addr)

@@ -147,15 +147,28 @@ type places struct {
 // the state is looked at again.
 const reach = 200 * time.Millisecond
 
+// again is how long a place that was lost is passed over while the cluster says
+// that it serves as before: if it does not by then, it was the way to it that
+// broke, and not the place.
+const again = 1500 * time.Millisecond
+
 // Route implements keeper.Router.
 func (p places) Route(ctx context.Context, w keeper.Want) (keeper.Place, error) {
 	r := p.r
 	asked := uint64(0) // index of our load; 0: none
+	begun := time.Now()
 	for {
 		changes := r.opts.Cluster.Changes()
 		state, applied := r.opts.Cluster.State()
 		r.mu.Lock()
-		choice, ok := route.Choose(state, r.opts.Vitals(), r.open, route.Request{Model: p.name, Prompt: w.Prompt, Lost: w.Lost})
+		request := route.Request{Model: p.name, Prompt: w.Prompt, Lost: w.Lost}
+		choice, ok := route.Choose(state, r.opts.Vitals(), r.open, request)
+		passed := false // only the lost place would do
+		if !ok && w.Lost != "" {
+			request.Lost = ""
+			choice, passed = route.Choose(state, r.opts.Vitals(), r.open, request)
+			ok = passed && time.Since(begun) >= again
+		}
 		if ok {
 			r.open[choice.Instance]++
 		}
@@ -172,6 +185,8 @@ func (p places) Route(ctx context.Context, w keeper.Want) (keeper.Place, error) 
 			}
 			r.opts.Logger.Debug("an instance does not answer", "model", p.name, "instance", choice.Key, "error", err)
 			wait = reach
+		} else if passed {
+			wait = max(again-time.Since(begun), time.Millisecond)
 		} else {
 			wanted, problem := wants(state, p.name)
 			switch {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/generation"
+	"github.com/skein-run/skein/internal/generation/keeper"
 	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/runner/wire"
 )
@@ -223,6 +224,30 @@ func TestFullQueue(t *testing.T) {
 	if len(r.users) > 0 {
 		t.Errorf("left: %v", r.users)
 	}
+}
+
+// TestOnlyTheLostPlaceIsLeft: what broke was the way to it, so it is taken
+// again, after the cluster had time to say otherwise.
+func TestOnlyTheLostPlaceIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoard()
+		b.set(true, "", on("i", "self", cluster.Ready))
+		r := newRouter(t, b, nil)
+		begin := time.Now()
+		p, err := places{r, "m"}.Route(t.Context(), keeper.Want{Prompt: []int32{1}, Lost: "i@1"})
+		if err != nil || p.ID != "i@1" || time.Since(begin) != again {
+			t.Errorf("%q %v after %v", p.ID, err, time.Since(begin))
+		}
+		p.Release()
+		// One that has begun anew is taken at once.
+		i := on("i", "self", cluster.Ready)
+		i.Shards[0].Incarnation = 2
+		b.set(true, "", i)
+		begin = time.Now()
+		if p, err = (places{r, "m"}).Route(t.Context(), keeper.Want{Prompt: []int32{1}, Lost: "i@1"}); err != nil || p.ID != "i@2" || time.Since(begin) > 0 {
+			t.Errorf("%q %v after %v", p.ID, err, time.Since(begin))
+		}
+	})
 }
 
 // TestSilentHead: a head that does not answer is asked again, and another one

@@ -196,14 +196,3 @@ func (n *node) vitals() cluster.Vitals {
 	}
 	return cluster.Vitals{At: n.clock(), Devices: []cluster.DeviceVitals{{Total: n.opts.Memory, Available: free, Pending: pending}}}
 }
-
-// shards are what the node has, for a person.
-func (n *node) shards() []string {
-	var out []string
-	for _, k := range slices.SortedFunc(maps.Keys(n.local), func(a, b plan.Key) int {
-		return cmp.Or(cmp.Compare(a.Instance, b.Instance), cmp.Compare(a.Shard, b.Shard))
-	}) {
-		out = append(out, fmt.Sprintf("%s/%d", k.Instance, k.Shard))
-	}
-	return out
-}

@@ -321,7 +321,15 @@ func (c *Control) remote(ctx context.Context, node ids.Node, instance string) (g
 // loadOnDemand loads a model that a request needs.
 func (c *Control) loadOnDemand(ctx context.Context, name string) (uint64, error) {
 	id := "ondemand-" + strings.ToLower(name) + "-" + newID()
-	p, err := c.planner.Load(ctx, id, command.Load{Model: name})
+	load := func() (master.Planned, error) {
+		// Without a master nobody keeps the state true: what it says of memory
+		// may be about nodes that are back for long.
+		if l := c.elector.Leader(); !l.Live {
+			return master.Planned{}, &replica.NoMasterError{Last: l.Session}
+		}
+		return c.planner.Load(ctx, id, command.Load{Model: name})
+	}
+	p, err := load()
 	// A request must not fail since the lead changes hands at this moment.
 	for begin := time.Now(); brief(err) && time.Since(begin) < turnover; {
 		select {
@@ -330,7 +338,7 @@ func (c *Control) loadOnDemand(ctx context.Context, name string) (uint64, error)
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)
 		}
-		p, err = c.planner.Load(ctx, id, command.Load{Model: name})
+		p, err = load()
 	}
 	var no *replica.Refusal
 	if errors.As(err, &no) && no.Code == command.AlreadyLoaded {
