@@ -45,7 +45,9 @@ type Node struct {
 	Downloads bool // may fetch model files
 	Has       bool // the model's files lie there
 	Devices   []Device
-	Reported  time.Time
+	// Reported is when the node told what its devices have; zero: it did not
+	// answer, and gets nothing while others do.
+	Reported time.Time
 }
 
 // Device is a memory that a shard can lie in, and the processor that reads it.

@@ -180,6 +180,26 @@ func node(id string, free int64) placement.Node {
 	return placement.Node{ID: id, Worker: true, Has: true, Devices: []placement.Device{{Total: free, Available: free, Speed: placement.Speed{Bandwidth: 1e10, Compute: 1e12}}}}
 }
 
+// A node that does not answer, since it died a moment ago, takes neither models
+// nor the memory of its machine.
+func TestSilentNode(t *testing.T) {
+	told := time.Unix(1, 0)
+	live, silent := onHost(node("live", 8<<30), "host"), onHost(node("silent", 0), "host")
+	live.Reported = told
+	silent.Devices[0].Total = 8 << 30
+	for _, nodes := range [][]placement.Node{{live, silent}, {silent, live}} {
+		r := placement.Request{Model: even(4, 1<<20), Context: 512, Slots: 1}
+		p, err := placement.Place(placement.Cluster{Nodes: nodes}, r, told)
+		if err != nil || p.Shards[0].Node != "live" {
+			t.Errorf("%+v, %v; want it on the live one", p.Shards, err)
+		}
+		r.Require = []string{"silent"}
+		if _, err := placement.Place(placement.Cluster{Nodes: nodes}, r, told); err == nil || !strings.Contains(err.Error(), "does not answer") {
+			t.Errorf("placed on a silent node: %v", err)
+		}
+	}
+}
+
 // TestWork counts steps, not time: work grows with nodes times layers and not
 // with subsets, also where memory is nearly full and where it does not suffice.
 func TestWork(t *testing.T) {

@@ -46,9 +46,13 @@ type memory struct{ host, device string }
 
 // budgets says what each memory has left: no more than what is available less
 // what is promised and not yet taken, nor than what is not promised at all.
-// Nodes of one machine may report at different times: the least counts.
+// Nodes of one machine may report at different times: the least counts, and
+// one that is silent counts with its promises alone.
 func budgets(nodes []Node) map[memory]int64 {
-	type sum struct{ available, total, reserved, pending int64 }
+	type sum struct {
+		available, total, reserved, pending int64
+		told                                bool
+	}
 	all := map[memory]*sum{}
 	for _, n := range nodes {
 		for _, d := range n.Devices {
@@ -58,7 +62,13 @@ func budgets(nodes []Node) map[memory]int64 {
 				s = &sum{available: d.Available, total: d.Total}
 				all[key] = s
 			}
-			s.available, s.total = min(s.available, d.Available), min(s.total, d.Total)
+			switch told := !n.Reported.IsZero(); {
+			case told && !s.told:
+				s.available, s.told = d.Available, true
+			case told == s.told:
+				s.available = min(s.available, d.Available)
+			}
+			s.total = min(s.total, d.Total)
 			s.reserved, s.pending = s.reserved+d.Reserved, s.pending+d.Pending
 		}
 	}
@@ -103,12 +113,17 @@ func newTable(c Cluster, r Request, now time.Time) (*table, error) {
 		t.lines[key] = l.Line
 	}
 	known := map[string]bool{}
+	told := slices.ContainsFunc(c.Nodes, func(n Node) bool { return !n.Reported.IsZero() })
 	for _, n := range c.Nodes {
 		if known[n.ID] {
 			return nil, &InvalidError{fmt.Sprintf("node %s is listed twice", n.ID)}
 		}
 		known[n.ID] = true
-		if why := t.whyNot(n, now); why != "" {
+		why := t.whyNot(n, now)
+		if why == "" && told && n.Reported.IsZero() {
+			why = "it does not answer when it is asked for its free memory"
+		}
+		if why != "" {
 			t.out = append(t.out, passed{n.ID, why})
 			continue
 		}

@@ -271,7 +271,7 @@ func TestNoRoom(t *testing.T) {
 	// A new node: at once.
 	total := int64(8) << 30
 	w.members["c"] = true
-	w.vitals["c"] = cluster.Vitals{Devices: []cluster.DeviceVitals{{Total: total, Available: total}}}
+	w.vitals["c"] = cluster.Vitals{At: w.now, Devices: []cluster.DeviceVitals{{Total: total, Available: total}}}
 	w.must(cluster.NodeSeen{Node: cluster.Node{ID: "c", Worker: true, Downloads: true, Devices: []placement.Device{{Total: total, Speed: placement.Speed{Bandwidth: 1e10, Compute: 1e12}}}}})
 	w.decide()
 	if len(w.instances("big")) != 1 {

@@ -35,6 +35,7 @@ type gauges struct {
 	known  map[ids.Node]cluster.Vitals
 	lines  map[ids.Node]placement.Line // from this node
 	asked  time.Time                   // when known was gathered
+	from   []ids.Node                  // the peers that were asked for it
 	asking chan struct{}
 }
 
@@ -42,6 +43,9 @@ type gauges struct {
 const (
 	fresh    = time.Second
 	askLimit = 300 * time.Millisecond
+	// stale is how old the last answer may be of a live node that is too busy to
+	// answer in time: without, it would count as one without memory.
+	stale = 15 * time.Second
 )
 
 func newGauges(c *Control) *gauges {
@@ -78,11 +82,13 @@ func (g *gauges) Links() []placement.Link {
 	return out
 }
 
-// Vitals asks all live nodes, unless it was done since, or within a second.
+// Vitals asks all live nodes, unless it was done since, or within a second. One
+// that came meanwhile is asked: a load right after a join counts on it.
 func (g *gauges) Vitals(ctx context.Context, since time.Time) (map[ids.Node]cluster.Vitals, error) {
 	for {
+		peers := g.c.peers()
 		g.mu.Lock()
-		if time.Since(g.asked) < fresh && g.asked.After(since) {
+		if time.Since(g.asked) < fresh && g.asked.After(since) && slices.Equal(g.from, peers) {
 			defer g.mu.Unlock()
 			return maps.Clone(g.known), nil
 		}
@@ -140,13 +146,20 @@ func (g *gauges) ask(ctx context.Context) {
 	}
 	own, err := g.own(ctx)
 	wg.Wait()
+	g.mu.Lock()
+	for _, p := range peers {
+		if old, ok := g.known[p]; ok && out[p].At.IsZero() && begin.Sub(old.At) < stale {
+			out[p] = old
+		}
+	}
+	g.mu.Unlock()
 	if err != nil {
 		g.c.log.Warn("this node can't be measured", "error", err)
 	} else {
 		out[g.c.opts.ID] = own
 	}
 	g.mu.Lock()
-	g.known, g.asked = out, begin
+	g.known, g.asked, g.from = out, begin, peers
 	close(g.asking)
 	g.asking = nil
 	g.mu.Unlock()
