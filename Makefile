@@ -59,8 +59,8 @@ bin/models/$(DEMO).gguf: models/demo/$(DEMO).gguf
 	@mkdir -p bin/models
 	@cp $< $@.new && mv $@.new $@
 
-run: build ## start a node in the foreground; PORT=... and SKEIN_HOME=... if you like
-	@DEMO=$(DEMO) FETCHED=$(SMOLLM) exec sh scripts/run.sh
+run: build ## start a node in the foreground; PORT=... and SKEIN_HOME=... if you like; NODES=3: a cluster here
+	@DEMO=$(DEMO) FETCHED=$(SMOLLM) exec sh $(if $(NODES),scripts/run-cluster.sh $(NODES),scripts/run.sh)
 
 stop: ## end what `make run` started
 	@sh scripts/stop.sh

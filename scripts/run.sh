@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 root=$(pwd)
 
 if pid=$(sh scripts/running.sh); then
-	echo "make run: already running as process $pid; 'make stop' ends it" >&2
+	echo "make run: already running as process $(echo "$pid" | head -n 1); 'make stop' ends it" >&2
 	exit 1
 fi
 
