@@ -122,6 +122,7 @@ type Machine struct {
 	members   map[ids.Node]bool // live peers, without this node
 
 	master bool // this node is master of session
+	ended  bool // the session's master is there and said that it leads no more
 
 	votes    map[ids.Node]Status // of the running campaign; nil: none runs
 	promote  ids.Node            // of the running campaign
@@ -292,7 +293,9 @@ func (m *Machine) report(s Status, now time.Time) {
 	case theirs == m.cfg.ID: // not what this node knows of itself; or a term that a restart ended
 		m.send(s.From, m.status())
 	case s.From == m.session.Master && !visible: // it leads no more, and follows who is not to be seen
-		m.campaign(m.clock+1, "", now)
+		if m.ended = true; !m.grace { // else who leads may still be found
+			m.campaign(m.clock+1, "", now)
+		}
 	case visible && (s.From == m.session.Master || !m.live()):
 		m.follow(s.Proposed)
 		if !claim {
@@ -320,7 +323,7 @@ func (m *Machine) outrank(s Status, now time.Time) {
 // follow adopts a session without a campaign.
 func (m *Machine) follow(s ids.Session) {
 	voted := m.votes != nil
-	m.session, m.master, m.votes, m.grace = s, false, nil, false
+	m.session, m.master, m.ended, m.votes, m.grace = s, false, false, nil, false
 	m.clock = max(m.clock, s.Clock)
 	if voted {
 		m.tell(m.status()) // others may have counted the vote, and think that this node leads
@@ -335,7 +338,7 @@ func (m *Machine) seek(now time.Time) {
 }
 
 // live tells whether the session has a master that is there.
-func (m *Machine) live() bool { return m.master || m.members[m.session.Master] }
+func (m *Machine) live() bool { return m.master || m.members[m.session.Master] && !m.ended }
 
 // campaign begins round clock, or joins it.
 func (m *Machine) campaign(clock uint64, promote ids.Node, now time.Time) {
@@ -408,7 +411,7 @@ func (m *Machine) settle() {
 			best = v
 		}
 	}
-	m.session = best.Proposed
+	m.session, m.ended = best.Proposed, false
 	if best.candidate() && incumbents > 1 {
 		// Of two terms that ran side by side neither goes on: what the other
 		// master still sends must be told from what the winner does.
