@@ -373,7 +373,7 @@ func TestWorkerKilledAndTheAnswerGoesOn(t *testing.T) {
 	first := member(t, nil, options{args: []string{"--models-dir", dir, "--no-worker"}})
 	workers := []*node{member(t, first, options{}), member(t, first, options{}), member(t, first, options{})}
 	together(t, append(workers, first)...)
-	const tokens = 600 // after which this model is of two minds
+	const tokens = 500 // soon after, this model is of two minds
 	for where, victim := range []string{"follower", "head"} {
 		r := first.post("/v1/cluster/models/load", loadBody(exact, 2))
 		if r.status/100 != 2 {
