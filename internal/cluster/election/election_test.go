@@ -388,3 +388,24 @@ func TestDisownedSessionIsNotFollowed(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 }
+
+// TestGraceOutlastsAnEndedTerm: while all nodes come back, one that led before
+// and does not now starts no campaign before the grace is over, and one then.
+func TestGraceOutlastsAnEndedTerm(t *testing.T) {
+	m, err := New(Config{ID: "a", Candidate: true, Timeout: testTimeout, Grace: time.Second, Durable: Durable{Clock: 1, Session: ids.Session{Master: "c", Clock: 1}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(0, 0)
+	m.Start(now)
+	m.Join("c", now)
+	m.Ready()
+	m.Step(Status{From: "c", Clock: 2}, now)
+	if r := m.Ready(); len(r.Messages) > 0 {
+		t.Fatalf("in the grace it sends %+v", r.Messages)
+	}
+	m.Tick(now.Add(time.Second))
+	if r := m.Ready(); len(r.Messages) != 1 || !r.Messages[0].Status.Vote {
+		t.Fatalf("after the grace it sends %+v", r.Messages)
+	}
+}
