@@ -316,7 +316,7 @@ func TestCluster(t *testing.T) {
 	}
 
 	n[1].load(exact, n[0], n[1], n[2])
-	const tokens = 600
+	const tokens = 500 // soon after, this model is of two minds
 	want := n[2].open("/v1/chat/completions", long(tokens)).whole("", tokens)
 	for _, i := range []int{1, 2} {
 		kept, err := filepath.Glob(filepath.Join(n[i].home, "fetched", "*"))
@@ -382,10 +382,10 @@ func TestWorkerKilledAndTheAnswerGoesOn(t *testing.T) {
 		first.ready(exact)
 		want := first.open("/v1/chat/completions", long(tokens)).whole("", tokens)
 		on, _ := first.holders(exact)
-		if len(on) != 2 {
+		if len(on) < 2 {
 			t.Fatalf("the instance lies on %v", on)
 		}
-		i := slices.IndexFunc(workers, func(n *node) bool { return n.id() == on[where] })
+		i := slices.IndexFunc(workers, func(n *node) bool { return n.id() == on[where*(len(on)-1)] })
 		s := first.open("/v1/chat/completions", long(tokens))
 		before := ""
 		for range 20 {
