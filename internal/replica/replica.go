@@ -204,6 +204,7 @@ func (r *Replica[S]) end() {
 	r.mu.Lock()
 	cancel, ended := r.cancel, r.ended
 	r.cancel, r.ended, r.live, r.self = nil, nil, false, false
+	r.note() // who waits for this node to be ready as master must not wait for ever
 	r.mu.Unlock()
 	if cancel == nil {
 		return
