@@ -85,6 +85,9 @@ type Options struct {
 
 	StopLimit  time.Duration // for a process to end when it is asked to; 10 s
 	DrainLimit time.Duration // for open generations of a model that is unloaded; 30 s
+	// Adopt is how long a loaded shard is kept that the state does not have any
+	// more; 2 s.
+	Adopt time.Duration
 	// Settle is how long a broken connection may wait for the news of a death,
 	// before the shards are connected anew without one; 1 s.
 	Settle      time.Duration
@@ -104,7 +107,7 @@ func (o *Options) validate() error {
 	if o.Runner.Executable == "" && o.Runner.Launch == nil {
 		errs = append(errs, errors.New("no executable"))
 	}
-	for _, d := range []time.Duration{o.StopLimit, o.DrainLimit, o.Settle, o.BackoffMin, o.StableAfter, o.RetryMin, o.RetryMax, o.SubmitLimit} {
+	for _, d := range []time.Duration{o.StopLimit, o.DrainLimit, o.Adopt, o.Settle, o.BackoffMin, o.StableAfter, o.RetryMin, o.RetryMax, o.SubmitLimit} {
 		if d < 0 {
 			errs = append(errs, fmt.Errorf("negative duration %v", d))
 		}
@@ -126,6 +129,7 @@ func (o Options) withDefaults() Options {
 	}
 	set(&o.StopLimit, 10*time.Second)
 	set(&o.DrainLimit, 30*time.Second)
+	set(&o.Adopt, 2*time.Second)
 	set(&o.Settle, time.Second)
 	set(&o.BackoffMin, 200*time.Millisecond)
 	set(&o.StableAfter, time.Minute)
@@ -189,8 +193,10 @@ func (e *Executor) Stop(ctx context.Context) {
 	var ending sync.WaitGroup
 	e.mu.Lock()
 	for _, s := range e.shards {
-		if s.timer != nil {
-			s.timer.Stop()
+		for _, t := range []*time.Timer{s.timer, s.spare} {
+			if t != nil {
+				t.Stop()
+			}
 		}
 		if m := s.member; m != nil {
 			ending.Go(func() { m.Stop(ctx) })
@@ -234,12 +240,22 @@ func (e *Executor) step(st cluster.State) {
 	if e.life.Err() != nil {
 		return // nothing is begun any more
 	}
+	if st.Session != e.state.Session {
+		// What the last master was told may not be in the log that stands.
+		for _, s := range e.shards {
+			if s.clearAt != 0 {
+				s.local.Told, s.clearAt = cluster.ShardReported{}, 0
+			}
+		}
+	}
 	e.state = st
 	for range rounds {
 		v := plan.View{Self: e.opts.Self, State: st, Local: map[plan.Key]plan.Local{}}
 		for k, s := range e.shards {
 			s.refresh()
-			v.Local[k] = s.local
+			if !s.spared() {
+				v.Local[k] = s.local
+			}
 		}
 		began := false
 		for _, a := range plan.Next(v) {

@@ -455,6 +455,51 @@ func TestReports(t *testing.T) {
 	})
 }
 
+// When the log of this node's half gives way, its instance is adopted by the
+// other half a moment later: its processes go on. One that is not is stopped.
+func TestAdoption(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		a := w.start("a")
+		w.start("b")
+		before := w.State()
+		rewind := func() {
+			w.locked(func() {
+				w.state = before
+				close(w.changed)
+				w.changed = make(chan struct{})
+			})
+			time.Sleep(time.Second)
+			synctest.Wait()
+		}
+		w.place("m", "b", "a")
+		w.waitStatus("m", "ready")
+		synctest.Wait()
+		s := open(t, serving(t, a, "m"))
+		rewind()
+		serving(t, a, "m")
+		w.place("m", "b", "a")
+		w.waitStatus("m", "ready")
+		synctest.Wait()
+		if n := w.births("m/0") + w.births("m/1"); n != 2 {
+			t.Errorf("%d processes for two shards", n)
+		}
+		serving(t, a, "m")
+		s.Close()
+		rewind()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if _, ok := a.Head("m"); ok {
+			t.Error("what nobody wants is still served")
+		}
+		w.locked(func() {
+			if w.held != 0 {
+				t.Errorf("%d slices are held", w.held)
+			}
+		})
+	})
+}
+
 // A node that comes back begins with new incarnations.
 func TestRestartOfTheNode(t *testing.T) {
 	bubble(t, func(t *testing.T) {

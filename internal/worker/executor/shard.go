@@ -47,6 +47,11 @@ type shard struct {
 	timer      *time.Timer   // sets due
 	due        uint64        // epoch that is to be followed by one without a death; 0: none
 
+	// missed is since when the state lacks the instance, while it is spared;
+	// spare wakes the loop at its end.
+	missed time.Time
+	spare  *time.Timer
+
 	// Reports.
 	telling bool   // a goroutine delivers local.Told
 	clearAt uint64 // index of the state that knows local.Told; 0: not yet
@@ -108,6 +113,24 @@ func (s *shard) placed() (cluster.Instance, bool) {
 func (s *shard) whole() bool { return len(s.instance.Shards) == 1 }
 func (s *shard) head() bool  { return s.key.Shard == s.instance.Head }
 
+// spared tells that a shard which the state lost is left alone for a while:
+// when two halves of a cluster meet, the log of one of them gives way, and its
+// instances are adopted by the other a moment later.
+func (s *shard) spared() bool {
+	if _, ok := s.e.state.Instances[s.key.Instance]; ok || s.local.Runner < plan.Loaded || s.local.Doing == plan.Stop {
+		if s.spare != nil {
+			s.spare.Stop()
+		}
+		s.missed, s.spare = time.Time{}, nil
+		return false
+	}
+	if s.missed.IsZero() {
+		s.missed = time.Now()
+		s.spare = time.AfterFunc(s.e.opts.Adopt, s.e.poke)
+	}
+	return time.Since(s.missed) < s.e.opts.Adopt
+}
+
 // refresh brings local up to what the state and the process say.
 func (s *shard) refresh() {
 	st := s.e.state
@@ -153,7 +176,9 @@ func (s *shard) follow(i cluster.Instance) {
 	if s.local.Doing == plan.Connect && s.connecting != i.Epoch() {
 		s.op.cancel(errSuperseded)
 	}
-	if s.local.Runner >= plan.Connected && !s.whole() && s.local.Epoch != i.Epoch() {
+	// A state with an earlier epoch has not heard of this one yet: the instance
+	// was adopted from the other half of a split.
+	if s.local.Runner >= plan.Connected && !s.whole() && s.local.Epoch < i.Epoch() {
 		// Another shard has a new process, or the others have seen what this
 		// one has not: its streams lead nowhere.
 		s.unserve("the shards are connected anew")
