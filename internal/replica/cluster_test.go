@@ -314,24 +314,26 @@ type link struct {
 var errCut = errors.New("connection refused")
 
 func (l link) Status(_ context.Context, node ids.Node) (Status, error) {
-	if !l.c.reach(l.self, node) {
+	n := l.c.node(node)
+	if n == nil || !l.c.reach(l.self, node) {
 		return Status{}, errCut
 	}
-	return l.c.node(node).Status()
+	return n.Status()
 }
 
 func (l link) Submit(ctx context.Context, node ids.Node, cmd Command) (Answer, error) {
-	if !l.c.reach(l.self, node) {
+	n := l.c.node(node)
+	if n == nil || !l.c.reach(l.self, node) {
 		return Answer{}, errCut
 	}
-	return l.c.node(node).Serve(ctx, cmd)
+	return n.Serve(ctx, cmd)
 }
 
 func (l link) Follow(ctx context.Context, node ids.Node, req FollowRequest) (io.ReadWriteCloser, error) {
-	if !l.c.reach(l.self, node) {
+	n := l.c.node(node)
+	if n == nil || !l.c.reach(l.self, node) {
 		return nil, errCut
 	}
-	n := l.c.node(node)
 	a, b := net.Pipe()
 	l.c.mu.Lock()
 	l.c.conns[a] = [2]ids.Node{l.self, node}
