@@ -54,7 +54,7 @@ func draw(rng *rand.Rand, seed uint64) Options {
 	candidates := false
 	for i := range n {
 		x := NodeOptions{ID: ids.Node(rune('a' + i)), Memory: int64(1+rng.IntN(8)) << 30,
-			NoMaster: rng.IntN(8) == 0, NoWorker: rng.IntN(10) == 0, Force: rng.IntN(12) == 0}
+			NoMaster: rng.IntN(8) == 0, NoWorker: rng.IntN(10) == 0, Force: rng.IntN(12) == 0, NoGrace: rng.IntN(4) == 0}
 		if rng.IntN(5) == 0 {
 			x.Host = "shared"
 		}

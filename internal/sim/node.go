@@ -82,8 +82,11 @@ func (n *node) start() {
 	n.local, n.memory = map[plan.Key]*local{}, reconcile.Memory{}
 	n.told, n.facts, n.keeping, n.poked, n.asking, n.wake, n.woken = false, false, false, false, false, time.Time{}, time.Time{}
 	n.applied = uint64(len(n.entries))
-	m, err := election.New(election.Config{ID: n.opts.ID, Candidate: !n.opts.NoMaster, Force: n.opts.Force, Durable: n.durable,
-		Timeout: election.DefaultTimeout, Grace: time.Second})
+	c := election.Config{ID: n.opts.ID, Candidate: !n.opts.NoMaster, Force: n.opts.Force, Durable: n.durable, Timeout: election.DefaultTimeout}
+	if !n.opts.NoGrace {
+		c.Grace = 1500 * time.Millisecond
+	}
+	m, err := election.New(c)
 	if err != nil {
 		n.w.broken("%s: %v", n.opts.ID, err)
 		return

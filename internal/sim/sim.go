@@ -31,6 +31,8 @@ type NodeOptions struct {
 	Models   []Model
 	// Skew is how wrong its clock is.
 	Skew time.Duration
+	// NoGrace: it knows of no peers, and does not wait for them when it starts.
+	NoGrace bool
 }
 
 // Model is a file on a node: so many layers of so many bytes.

@@ -166,6 +166,10 @@ func (v View) step(k Key, i cluster.Instance, local Local) *Action {
 		return &Action{Do: Fetch, Key: k}
 	case local.Runner == None:
 		return &Action{Do: Start, Key: k, Incarnation: max(local.Incarnation, shard.Incarnation) + 1}
+	case local.Incarnation < shard.Incarnation:
+		// The state knows of a later process, which is gone: it was told so late,
+		// after a split. What this one would say is refused.
+		return &Action{Do: Stop, Key: k}
 	case local.Runner == Up:
 		return &Action{Do: Load, Key: k}
 	case local.Runner == Serving && (local.Epoch == i.Epoch() || len(i.Shards) == 1), local.Incarnation != shard.Incarnation:

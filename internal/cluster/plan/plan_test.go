@@ -265,6 +265,23 @@ func TestModelsDoNotDelayEachOther(t *testing.T) {
 	})
 }
 
+// TestOvertakenProcess: one that is older than the process which the state knows
+// of gives way to a newer one, since its own reports are refused.
+func TestOvertakenProcess(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t)
+		w.place("one", 1)
+		w.settle()
+		i := w.state.Instances["one"]
+		w.must(cluster.ShardReported{Instance: "one", Incarnation: i.Shards[0].Incarnation + 2, Phase: cluster.Ready})
+		w.settle()
+		i = w.state.Instances["one"]
+		if l := w.local["a"][plan.Key{Instance: "one"}]; i.Status() != "ready" || l.Runner != plan.Serving || l.Incarnation != i.Shards[0].Incarnation {
+			t.Errorf("%s, local %+v of %+v", i.Status(), l, i.Shards[0])
+		}
+	})
+}
+
 // TestOrphansAreStopped: what runs for nobody is stopped, then forgotten.
 func TestOrphansAreStopped(t *testing.T) {
 	k := plan.Key{Instance: "gone", Shard: 1}
