@@ -183,10 +183,13 @@ func verify(db *bolt.DB) (c *contents, err error) {
 			c.entries = append(c.entries, e)
 			want++
 		}
-		for err := range tx.Check() {
-			return err
+		var found error
+		for err := range tx.Check() { // to its end: it reads the file until then
+			if found == nil {
+				found = err
+			}
 		}
-		return nil
+		return found
 	})
 	return c, err
 }
