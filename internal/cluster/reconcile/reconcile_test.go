@@ -543,3 +543,50 @@ func TestDecisionsComeToRest(t *testing.T) {
 		}
 	})
 }
+
+// TestVitalsFromBeforeMemoryWasFreed: a model that does not fit by figures from
+// before a shard stopped is no miss; the nodes are asked again.
+func TestVitalsFromBeforeMemoryWasFreed(t *testing.T) {
+	w := newWorld(t, map[ids.Node]int64{"a": 4})
+	w.model("m", 3, "a")
+	w.model("n", 3, "a")
+	w.want("w", "m")
+	w.wait(time.Second)
+	w.decide()
+	w.run(cluster.Ready)
+	w.decide()
+	w.must(cluster.ModelUnwanted{Wanted: "w", Cause: "unloaded"})
+	w.want("v", "n")
+	w.wait(time.Second)
+	asked := w.now
+	w.run(cluster.Ready) // it stops after the nodes were asked
+	w.wait(time.Millisecond)
+	in := reconcile.Input{State: w.state, Session: session, Members: w.members, Now: w.now, Asked: asked, Memory: w.memory,
+		Vitals: map[ids.Node]cluster.Vitals{"a": {Devices: []cluster.DeviceVitals{{Total: 4 << 30, Available: 100 * mb}}}}}
+	out := reconcile.Decide(in)
+	if !out.Ask || len(out.Memory.Attempts) > 0 || len(out.Changes) > 0 {
+		t.Errorf("%+v", out)
+	}
+	in.Memory, in.Asked, in.Now = out.Memory, w.now, w.now.Add(time.Millisecond)
+	if out = reconcile.Decide(in); out.Memory.Attempts["v"].Misses != 1 {
+		t.Errorf("newer figures say no, and it is no miss: %+v", out)
+	}
+}
+
+// TestNodeThatWasJustNotedIsWaitedFor: an instance that is adopted brings its
+// nodes, which the mesh may see a moment later.
+func TestNodeThatWasJustNotedIsWaitedFor(t *testing.T) {
+	w := newWorld(t, map[ids.Node]int64{"a": 4, "b": 4})
+	delete(w.members, "b")
+	w.decide()
+	w.wait(time.Hour)
+	w.must(cluster.NodeSeen{Node: w.state.Nodes["b"]})
+	if out := w.decide(); len(out.Changes) > 0 || !out.Wake.Equal(w.now.Add(2*time.Second)) {
+		t.Errorf("%+v", out)
+	}
+	w.wait(2 * time.Second)
+	w.decide()
+	if w.state.Nodes["b"].Online {
+		t.Error("it never came and is online")
+	}
+}
