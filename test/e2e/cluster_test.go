@@ -202,7 +202,12 @@ func (n *node) load(model string, on ...*node) {
 	for _, x := range on {
 		ids = append(ids, x.id())
 	}
-	r := n.post("/v1/cluster/models/load", loadBody(model, len(on), ids...))
+	var r response
+	// A node that has just come may be listed a moment before all know its facts.
+	eventually(n.t, "all nodes to be known", func() bool {
+		r = n.post("/v1/cluster/models/load", loadBody(model, len(on), ids...))
+		return !(r.status == http.StatusNotFound && strings.Contains(string(r.body), "node_not_found"))
+	})
 	if r.status/100 != 2 {
 		n.t.Fatalf("load %s: status %d: %s", model, r.status, r.body)
 	}
