@@ -178,8 +178,7 @@ func (g *gossipLines) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// quietHandshakes lowers what a server says of strangers' failed handshakes:
-// a scanner must not fill the log. One line of a kind a minute is enough.
+// quietHandshakes names what a server says of strangers' failed handshakes.
 type quietHandshakes struct{ slog.Handler }
 
 // Handle gives the line a name that an operator can look for.

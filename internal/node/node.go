@@ -268,12 +268,11 @@ func (n *Node) Start(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	for _, name := range n.opts.Config.Load {
-		if n.worker == nil {
-			break // the cluster takes loads one by one, below
-		}
-		if _, _, err := n.worker.Load(ctx, name, worker.Spec{}); err != nil {
-			return fmt.Errorf("load %s: %w", name, err)
+	if n.worker != nil { // the cluster takes loads one by one, below
+		for _, name := range n.opts.Config.Load {
+			if _, _, err := n.worker.Load(ctx, name, worker.Spec{}); err != nil {
+				return fmt.Errorf("load %s: %w", name, err)
+			}
 		}
 	}
 	for _, name := range n.opts.Config.Load {

@@ -76,7 +76,8 @@ type Control struct {
 	files    *files.Files
 	router   *router.Router
 	vitals   *gauges
-	mesh     *mesh.Mesh // nil when Alone
+	mesh     *mesh.Mesh   // nil when Alone
+	http     *http.Client // calls peers; hosts are node ids
 	joined   chan struct{}
 	came     chan struct{} // capacity 1: a peer joined
 	tasks    *Tasks
@@ -94,20 +95,19 @@ type Control struct {
 func New(o Options) (_ *Control, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &Control{opts: o, log: o.Logger, ctx: ctx, cancel: cancel, joined: make(chan struct{}), came: make(chan struct{}, 1), members: map[ids.Node]bool{}, tasks: newTasks()}
+	c.http = &http.Client{Transport: peersOf{c}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Stop(context.Background()))
 		}
 	}()
-	dir := o.Dir
-	if dir == "" {
-		if dir, err = os.MkdirTemp("", "skein-state-"); err != nil {
+	if o.Dir == "" {
+		if c.temp, err = os.MkdirTemp("", "skein-state-"); err != nil {
 			return nil, fmt.Errorf("keep the node's state: %w", err)
 		}
-		c.temp = dir
-		c.onStop(func(context.Context) error { return os.RemoveAll(dir) })
+		c.onStop(func(context.Context) error { return os.RemoveAll(c.temp) })
 	}
-	if c.store, err = store.Open(filepath.Join(dir, "cluster.db")); err != nil {
+	if c.store, err = store.Open(filepath.Join(c.place(), "cluster.db")); err != nil {
 		return nil, err
 	}
 	c.onStop(func(context.Context) error { return c.store.Close() })
@@ -115,7 +115,7 @@ func New(o Options) (_ *Control, err error) {
 		c.log.Error("the cluster's state on this disk was damaged; what is missing is fetched from other nodes", "damage", d)
 	}
 	c.replica, err = replica.New(replica.Options[cluster.State]{
-		Self: o.ID, Machine: master.Machine(time.Now, o.Logger), Storage: c.store, Transport: transport{c}, Logger: o.Logger,
+		Self: o.ID, Machine: master.Machine(time.Now, o.Logger), Storage: c.store, Transport: peerhttp.Client{HTTP: c.http}, Logger: o.Logger,
 		Gather: 400 * time.Millisecond, Confirm: 5 * time.Second, Keep: 1000, Every: 2000,
 	})
 	if err != nil {
@@ -143,13 +143,9 @@ func (c *Control) onStop(f func(context.Context) error) { c.stops = append(c.sto
 func (c *Control) Start() error {
 	o := c.opts
 	var err error
-	dir := o.Dir
-	if dir == "" {
-		dir = c.temp
-	}
 	c.files, err = files.Start(files.Options{
-		Self: o.ID, Cluster: adapter{c.replica}, Library: o.Library, Store: &slicestore.Store{Dir: filepath.Join(dir, "fetched"), Free: diskFree},
-		Hashes: filepath.Join(dir, "hashes.json"), Logger: o.Logger, Client: &http.Client{Transport: lazily{c}}, Caller: mesh.Caller,
+		Self: o.ID, Cluster: adapter{c.replica}, Library: o.Library, Store: &slicestore.Store{Dir: filepath.Join(c.place(), "fetched"), Free: diskFree},
+		Hashes: filepath.Join(c.place(), "hashes.json"), Logger: o.Logger, Client: c.http, Caller: mesh.Caller,
 		NoDownloads: o.Config.Cluster.NoDownloads || o.Alone,
 	})
 	if err != nil {
@@ -296,14 +292,6 @@ func (c *Control) Vitals(ctx context.Context) (map[ids.Node]cluster.Vitals, erro
 // Rescan has the model library read again.
 func (c *Control) Rescan() { c.files.Rescan() }
 
-// Mesh tells where this node is reached by others; ok is false when alone.
-func (c *Control) Mesh() (host string, peer, gossip int, ok bool) {
-	if c.mesh == nil {
-		return "", 0, 0, false
-	}
-	return c.mesh.Host(), c.mesh.Port(), c.mesh.GossipPort(), true
-}
-
 func (c *Control) head(instance string) (generation.Model, bool) {
 	if c.executor == nil {
 		return nil, false
@@ -312,10 +300,7 @@ func (c *Control) head(instance string) (generation.Model, bool) {
 }
 
 func (c *Control) remote(ctx context.Context, node ids.Node, instance string) (generation.Model, error) {
-	if c.mesh == nil {
-		return nil, errors.New("this node has no peers")
-	}
-	return remote.Client{HTTP: c.mesh.Client(), Node: string(node)}.Model(ctx, instance)
+	return remote.Client{HTTP: c.http, Node: string(node)}.Model(ctx, instance)
 }
 
 // loadOnDemand loads a model that a request needs.
@@ -344,7 +329,7 @@ func (c *Control) loadOnDemand(ctx context.Context, name string) (uint64, error)
 	if errors.As(err, &no) && no.Code == command.AlreadyLoaded {
 		return 0, nil // somebody else was first
 	}
-	return p.Index, GenerationError(err)
+	return p.Index, generationError(err)
 }
 
 // turnover is how long an election may take before a request is told that
@@ -357,8 +342,8 @@ func brief(err error) bool {
 	return errors.As(err, &none) || errors.Is(err, replica.ErrUnconfirmed)
 }
 
-// GenerationError puts a command's error in the words of the API.
-func GenerationError(err error) error {
+// generationError puts a command's error in the words of the API.
+func generationError(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -411,14 +396,4 @@ func (a adapter) Submit(ctx context.Context, c command.Command) (uint64, error) 
 		err = (*command.Refusal)(no)
 	}
 	return answer.Index, err
-}
-
-// transport is the replica's way to peers, once there are any.
-type transport struct{ c *Control }
-
-func (t transport) client() (peerhttp.Client, error) {
-	if t.c.mesh == nil {
-		return peerhttp.Client{}, errors.New("this node has no peers")
-	}
-	return peerhttp.Client{HTTP: t.c.mesh.Client()}, nil
 }

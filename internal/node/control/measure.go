@@ -136,7 +136,7 @@ func (c *Control) probe(ctx context.Context, node ids.Node, bytes int) (time.Dur
 		return 0, err
 	}
 	begin := time.Now()
-	resp, err := c.mesh.Client().Do(req)
+	resp, err := c.http.Do(req)
 	if err != nil {
 		return 0, err
 	}

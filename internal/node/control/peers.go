@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"net/http"
@@ -20,47 +19,21 @@ import (
 	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/mesh"
 	"github.com/skein-run/skein/internal/remote"
-	"github.com/skein-run/skein/internal/replica"
 	"github.com/skein-run/skein/internal/replica/peerhttp"
 	"github.com/skein-run/skein/internal/slicestore"
+	"github.com/skein-run/skein/internal/worker/executor"
 )
 
-// Status implements replica.Transport.
-func (t transport) Status(ctx context.Context, node ids.Node) (replica.Status, error) {
-	c, err := t.client()
-	if err != nil {
-		return replica.Status{}, err
-	}
-	return c.Status(ctx, node)
-}
-
-// Submit implements replica.Transport.
-func (t transport) Submit(ctx context.Context, node ids.Node, cmd replica.Command) (replica.Answer, error) {
-	c, err := t.client()
-	if err != nil {
-		return replica.Answer{}, err
-	}
-	return c.Submit(ctx, node, cmd)
-}
-
-// Follow implements replica.Transport.
-func (t transport) Follow(ctx context.Context, node ids.Node, req replica.FollowRequest) (io.ReadWriteCloser, error) {
-	c, err := t.client()
-	if err != nil {
-		return nil, err
-	}
-	return c.Follow(ctx, node, req)
-}
-
-// lazily is an HTTP transport to peers for parts that are made before the mesh.
-type lazily struct{ c *Control }
+// peersOf is the HTTP transport to a node's peers, for parts that are made
+// before it has any.
+type peersOf struct{ c *Control }
 
 // RoundTrip implements http.RoundTripper.
-func (l lazily) RoundTrip(r *http.Request) (*http.Response, error) {
-	if l.c.mesh == nil {
+func (p peersOf) RoundTrip(r *http.Request) (*http.Response, error) {
+	if p.c.mesh == nil {
 		return nil, errors.New("this node has no peers")
 	}
-	return l.c.mesh.Client().Transport.RoundTrip(r)
+	return p.c.mesh.Client().Transport.RoundTrip(r)
 }
 
 // secret tells whether the cluster has one.
@@ -144,11 +117,8 @@ func (c *Control) peers() []ids.Node {
 	return slices.Sorted(maps.Keys(c.members))
 }
 
-// Paths of calls that have no package of their own.
-const (
-	pathElection = "/election"
-	pathVitals   = "/vitals"
-)
+// pathElection is the call that brings an election message.
+const pathElection = "/election"
 
 // handler answers peers.
 func (c *Control) handler() http.Handler {
@@ -166,15 +136,8 @@ func (c *Control) handler() http.Handler {
 		c.elector.Receive(s)
 		w.WriteHeader(http.StatusNoContent)
 	})
-	mux.HandleFunc("GET "+pathVitals, func(w http.ResponseWriter, r *http.Request) {
-		v, err := c.vitals.own(r.Context())
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(v) // a caller that is gone needs no answer
-	})
+	member := func(r *http.Request) bool { return mesh.Caller(r) != "" }
+	mux.Handle(executor.VitalsPattern, executor.VitalsHandler(member, c.vitals.own))
 	mux.HandleFunc("GET "+pathProbe, serveProbe)
 	peerhttp.Handle(mux, c.replica, mesh.Caller)
 	remote.Handle(mux, heads{c})
@@ -197,9 +160,6 @@ func (h heads) Head(instance string) (generation.Model, bool) { return h.c.head(
 
 // sendStatus delivers an election message.
 func (c *Control) sendStatus(ctx context.Context, to ids.Node, s election.Status) error {
-	if c.mesh == nil {
-		return errors.New("this node has no peers")
-	}
 	b, err := json.Marshal(s)
 	if err != nil {
 		return err
@@ -208,7 +168,7 @@ func (c *Control) sendStatus(ctx context.Context, to ids.Node, s election.Status
 	if err != nil {
 		return err
 	}
-	resp, err := c.mesh.Client().Do(req)
+	resp, err := c.http.Do(req)
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/shirou/gopsutil/v4/disk"
 	"github.com/shirou/gopsutil/v4/host"
 
 	"github.com/skein-run/skein/internal/cluster"
@@ -24,6 +23,7 @@ import (
 	"github.com/skein-run/skein/internal/hostinfo"
 	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/replica"
+	"github.com/skein-run/skein/internal/worker/executor"
 )
 
 // gauges ask nodes what is not in the state.
@@ -105,9 +105,6 @@ func (g *gauges) Vitals(ctx context.Context, since time.Time) (map[ids.Node]clus
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
-		if since.IsZero() {
-			since = time.Time{}
-		}
 	}
 }
 
@@ -167,11 +164,11 @@ func (g *gauges) ask(ctx context.Context) {
 
 // of asks one peer.
 func (g *gauges) of(ctx context.Context, node ids.Node) (v cluster.Vitals, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+string(node)+pathVitals, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+string(node)+executor.VitalsPath, nil)
 	if err != nil {
 		return v, err
 	}
-	resp, err := g.c.mesh.Client().Do(req)
+	resp, err := g.c.http.Do(req)
 	if err != nil {
 		return v, err
 	}
@@ -193,8 +190,8 @@ func (g *gauges) own(ctx context.Context) (cluster.Vitals, error) {
 		Devices: []cluster.DeviceVitals{{Name: f.Chip, Kind: "cpu", Total: int64(f.MemoryTotal), Available: int64(f.MemoryAvailable)}},
 		Tasks:   g.c.tasks.List(),
 	}
-	if u, err := disk.UsageWithContext(ctx, g.c.place()); err == nil { // not every file system tells
-		v.Disk = &cluster.Space{Total: int64(u.Total), Free: int64(u.Free)}
+	if d, err := hostinfo.Disk(ctx, g.c.place()); err == nil { // not every file system tells
+		v.Disk = &cluster.Space{Total: int64(d.Total), Free: int64(d.Free)}
 	}
 	g.mu.Lock()
 	v.Links = maps.Clone(g.lines)
@@ -237,11 +234,8 @@ func available() (int64, error) {
 }
 
 func diskFree(dir string) (int64, error) {
-	u, err := disk.Usage(dir)
-	if err != nil {
-		return 0, err
-	}
-	return int64(u.Free), nil
+	d, err := hostinfo.Disk(context.Background(), dir)
+	return int64(d.Free), err
 }
 
 // facts are what the cluster knows of this node.

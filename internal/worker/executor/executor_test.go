@@ -581,7 +581,7 @@ func TestOptions(t *testing.T) {
 func TestVitalsHandler(t *testing.T) {
 	want := cluster.Vitals{At: time.Unix(1000, 0).UTC(), Instances: []cluster.InstanceVitals{{Instance: "i", Running: 2, Chunk: 4, Prefixes: []uint32{7}}}}
 	mux := http.NewServeMux()
-	mux.Handle(VitalsPattern, VitalsHandler(func(r *http.Request) bool { return r.Header.Get("Caller") != "" }, func() cluster.Vitals { return want }))
+	mux.Handle(VitalsPattern, VitalsHandler(func(r *http.Request) bool { return r.Header.Get("Caller") != "" }, func(context.Context) (cluster.Vitals, error) { return want, nil }))
 	ask := func(caller string) *httptest.ResponseRecorder {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/vitals", nil)
 		r.Header.Set("Caller", caller)

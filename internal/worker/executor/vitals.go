@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"time"
@@ -10,20 +11,28 @@ import (
 	"github.com/skein-run/skein/internal/supervise"
 )
 
-// VitalsPattern is what http.ServeMux mounts VitalsHandler with.
-const VitalsPattern = "GET /vitals"
+// VitalsPath is where a node answers with its vitals, VitalsPattern what
+// http.ServeMux mounts VitalsHandler with.
+const (
+	VitalsPath    = "/vitals"
+	VitalsPattern = "GET " + VitalsPath
+)
 
 // VitalsHandler answers members of the cluster with this node's vitals, as
 // JSON. A node without an Executor has vitals too.
-func VitalsHandler(member func(*http.Request) bool, vitals func() cluster.Vitals) http.Handler {
+func VitalsHandler(member func(*http.Request) bool, vitals func(context.Context) (cluster.Vitals, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !member(r) {
 			http.Error(w, "vitals are for members of the cluster", http.StatusForbidden)
 			return
 		}
-		b, err := json.Marshal(vitals())
+		v, err := vitals(r.Context())
+		var b []byte
+		if err == nil {
+			b, err = json.Marshal(v)
+		}
 		if err != nil {
-			http.Error(w, "the vitals can't be written: "+err.Error(), http.StatusInternalServerError)
+			http.Error(w, "the vitals can't be told: "+err.Error(), http.StatusInternalServerError)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
