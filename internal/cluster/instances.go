@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/skein-run/skein/internal/bytesize"
 )
@@ -42,6 +43,9 @@ func (c ModelWanted) apply(s State, e Event) State {
 type ModelUnwanted struct {
 	Wanted string `json:"wanted"`
 	Cause  string `json:"cause"`
+	// Drain is how long open generations may go on; nil: as long as their
+	// nodes allow.
+	Drain *time.Duration `json:"drain,omitempty"`
 }
 
 func (ModelUnwanted) kind() string { return "model_unwanted" }
@@ -50,8 +54,11 @@ func (c ModelUnwanted) fits(s State) error {
 	if _, ok := s.Wanted[c.Wanted]; !ok {
 		return fmt.Errorf("%s is not wanted", c.Wanted)
 	}
-	if c.Cause == "" {
+	switch {
+	case c.Cause == "":
 		return errors.New("it needs a cause")
+	case c.Drain != nil && *c.Drain < 0:
+		return fmt.Errorf("open generations can't go on for %v", *c.Drain)
 	}
 	return nil
 }
@@ -60,7 +67,7 @@ func (c ModelUnwanted) apply(s State, _ Event) State {
 	s.Wanted = without(s.Wanted, c.Wanted)
 	for _, id := range sortedKeys(s.Instances) {
 		if i := s.Instances[id]; i.Wanted == c.Wanted && i.Releasing == "" {
-			i.Releasing = c.Cause
+			i.Releasing, i.Drain = c.Cause, c.Drain
 			s = s.settle(i)
 		}
 	}
@@ -147,7 +154,7 @@ func (c InstancePlaced) apply(s State, e Event) State {
 		x := &i.Shards[k]
 		x.Phase, x.Incarnation, x.Link, x.Error = Placed, 0, "", ""
 	}
-	i.Placed, i.Releasing = e.At, ""
+	i.Placed, i.Releasing, i.Drain = e.At, "", nil
 	s.Instances = put(s.Instances, i.ID, i)
 	w := s.Wanted[i.Wanted]
 	w.Problem = ""

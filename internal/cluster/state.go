@@ -152,6 +152,9 @@ type Instance struct {
 	Placed    time.Time            `json:"placed"`
 	// Releasing is why it is being stopped; "": it is not.
 	Releasing string `json:"releasing,omitempty"`
+	// Drain is how long generations that are open then may go on; nil: as long
+	// as the head's node allows.
+	Drain *time.Duration `json:"drain,omitempty"`
 }
 
 // Epoch numbers the connections of the shards with each other: it grows when

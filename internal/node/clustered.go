@@ -102,8 +102,8 @@ func (c clustered) Load(ctx context.Context, id string, l command.Load, dryRun b
 }
 
 // Unload implements manage.Commands. The executor lets open generations end.
-func (c clustered) Unload(ctx context.Context, id, model string, _ time.Duration) (manage.Unloaded, error) {
-	cmd, err := command.Unload{Model: model}.Command(id)
+func (c clustered) Unload(ctx context.Context, id, model string, drain time.Duration) (manage.Unloaded, error) {
+	cmd, err := command.Unload{Model: model, Drain: &drain}.Command(id)
 	if err != nil {
 		return manage.Unloaded{}, err
 	}

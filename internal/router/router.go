@@ -192,6 +192,9 @@ func (p places) Route(ctx context.Context, w keeper.Want) (keeper.Place, error) 
 			switch {
 			case problem != "":
 				return keeper.Place{}, &generation.Error{Kind: generation.KindUnavailable, Message: fmt.Sprintf("%s is not running: %s", p.name, problem), RetryAfter: 5}
+			case !wanted && w.Lost != "" && w.Prompt != nil:
+				// A generation that outlived its drain is no request to load anew.
+				return keeper.Place{}, &generation.Error{Kind: generation.KindUnavailable, Message: p.name + " was unloaded", RetryAfter: 1}
 			case !wanted && asked == 0:
 				index, err := r.opts.Load(ctx, p.name)
 				if err != nil {

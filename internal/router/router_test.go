@@ -266,3 +266,22 @@ func TestSilentHead(t *testing.T) {
 		}
 	})
 }
+
+// TestUnloadedIsNotLoadedForALoss: what was unloaded under a generation stays
+// unloaded; a new request has it loaded.
+func TestUnloadedIsNotLoadedForALoss(t *testing.T) {
+	b := newBoard()
+	b.set(false, "")
+	loads := 0
+	r := newRouter(t, b, func(o *Options) {
+		o.Load = func(context.Context, string) (uint64, error) { loads++; return 1, nil }
+	})
+	var e *generation.Error
+	_, err := places{r, "m"}.Route(t.Context(), keeper.Want{Prompt: []int32{1}, Lost: "i@1"})
+	if !errors.As(err, &e) || e.Kind != generation.KindUnavailable || !strings.Contains(e.Message, "was unloaded") || loads != 0 {
+		t.Errorf("%v, %d loads", err, loads)
+	}
+	if _, err = (places{r, "m"}).Route(t.Context(), keeper.Want{Prompt: []int32{1}}); err == nil || loads != 1 {
+		t.Errorf("%v, %d loads", err, loads)
+	}
+}

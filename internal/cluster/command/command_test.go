@@ -161,8 +161,13 @@ func TestUnloadOne(t *testing.T) {
 	l := load("big")
 	l.Replicas, l.Instances = 2, []cluster.Instance{at("i", 1, "a"), at("j", 1, "b")}
 	w.do(l.Command("c1"))
-	if r := w.do(command.Unload{Instance: "i"}.Command("c2")); !cmp.Equal(r.Wanted, []string{"c1"}) || r.Model != "big" {
+	drain, below := 5*time.Second, -time.Second
+	w.refused(command.Invalid, "-1s; give 0 or more", mustCommand(command.Unload{Instance: "i", Drain: &below}.Command("c2")), nil)
+	if r := w.do(command.Unload{Instance: "i", Drain: &drain}.Command("c2")); !cmp.Equal(r.Wanted, []string{"c1"}) || r.Model != "big" {
 		t.Errorf("%+v", r)
+	}
+	if i := w.state.Instances["i"]; i.Drain == nil || *i.Drain != drain {
+		t.Errorf("open generations may go on for %v", i.Drain)
 	}
 	if r := w.do(command.Unload{Wanted: "c1.1"}.Command("c3")); !cmp.Equal(r.Instances, []string{"j"}) {
 		t.Errorf("%+v", r)

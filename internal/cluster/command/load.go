@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/cluster/placement"
@@ -38,6 +39,8 @@ type Unload struct {
 	Wanted   string `json:"wanted,omitempty"`
 	Instance string `json:"instance,omitempty"`
 	Cause    string `json:"cause,omitempty"` // "": unloaded
+	// Drain is how long open generations may go on; nil: the usual time.
+	Drain *time.Duration `json:"drain,omitempty"`
 }
 
 // Command makes the command.
@@ -166,6 +169,9 @@ func (d *decision) unload(u Unload) error {
 	if u.Cause == "" {
 		u.Cause = "unloaded"
 	}
+	if u.Drain != nil && *u.Drain < 0 {
+		return refuse(Invalid, "open requests can't go on for %v; give 0 or more", *u.Drain)
+	}
 	d.result.Model = u.Model
 	var ends []string
 	for _, id := range slices.Sorted(maps.Keys(d.state.Wanted)) {
@@ -198,7 +204,7 @@ func (d *decision) unload(u Unload) error {
 				}
 			}
 		}
-		if err := d.add(cluster.ModelUnwanted{Wanted: id, Cause: u.Cause}); err != nil {
+		if err := d.add(cluster.ModelUnwanted{Wanted: id, Cause: u.Cause, Drain: u.Drain}); err != nil {
 			return refuse(Invalid, "%v", err)
 		}
 		d.result.Wanted = append(d.result.Wanted, id)

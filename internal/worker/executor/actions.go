@@ -239,7 +239,11 @@ func (s *shard) stop() {
 		s.timer.Stop()
 	}
 	var drained chan struct{}
-	if s.drains() {
+	limit := s.e.opts.DrainLimit
+	if i, _ := s.placed(); i.Drain != nil {
+		limit = *i.Drain
+	}
+	if limit > 0 && s.drains() {
 		drained = make(chan struct{})
 		s.drained = drained
 	}
@@ -248,7 +252,7 @@ func (s *shard) stop() {
 			<-before.done
 		}
 		if drained != nil {
-			t := time.NewTimer(s.e.opts.DrainLimit)
+			t := time.NewTimer(limit)
 			select {
 			case <-drained:
 			case <-t.C:

@@ -84,7 +84,7 @@ type Options struct {
 	TLS *wire.LinkTLS
 
 	StopLimit  time.Duration // for a process to end when it is asked to; 10 s
-	DrainLimit time.Duration // for open generations of a model that is unloaded; 30 s
+	DrainLimit time.Duration // for open generations of an instance that is released, unless the state says another; 30 s
 	// Adopt is how long a loaded shard is kept that the state does not have any
 	// more; 2 s.
 	Adopt time.Duration

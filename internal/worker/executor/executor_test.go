@@ -146,6 +146,27 @@ func TestDrainHasALimit(t *testing.T) {
 	})
 }
 
+// Who unloads says how long open generations may go on.
+func TestDrainAsAsked(t *testing.T) {
+	for asked, most := range map[time.Duration]time.Duration{0: time.Second, 5 * time.Second: 6 * time.Second, time.Minute: 61 * time.Second} {
+		bubble(t, func(t *testing.T) {
+			w := newWorld(t, "a", "b")
+			a, _ := w.start("a"), w.start("b")
+			w.place("m", "b", "a")
+			w.waitStatus("m", "ready")
+			synctest.Wait()
+			s := open(t, serving(t, a, "m"))
+			defer s.Close()
+			w.give(command.Unload{Model: "m", Drain: &asked})
+			began := time.Now()
+			w.waitStatus("m", "")
+			if took := time.Since(began); took < asked || took > most {
+				t.Errorf("asked for %v, stopped after %v", asked, took)
+			}
+		})
+	}
+}
+
 // What fits a prompt's beginning is told, until the process is gone.
 func TestPrefixes(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -194,7 +194,12 @@ func (w *world) place(id string, nodes ...ids.Node) {
 
 func (w *world) unload(id string) {
 	w.t.Helper()
-	c, err := command.Unload{Model: id}.Command("unload " + id)
+	w.give(command.Unload{Model: id})
+}
+
+func (w *world) give(u command.Unload) {
+	w.t.Helper()
+	c, err := u.Command("unload " + u.Model)
 	if err == nil {
 		_, err = w.apply(c)
 	}
