@@ -144,7 +144,7 @@ func greet(w io.Writer, url string, models []node.Model, settings []config.Setti
 		}
 	}
 	auth := ""
-	if len(c.APIKeys) > 0 {
+	if len(c.APIKeys)+len(c.NamedKeys) > 0 {
 		auth = ` -H "Authorization: Bearer $SKEIN_API_KEY"`
 	}
 	if url == "" {

@@ -61,6 +61,9 @@ func (a *app) connect(ctx context.Context) (*client.Client, error) {
 		if err != nil {
 			return nil, err
 		}
+		if key == "" {
+			key = a.ownKey(address)
+		}
 		return a.dial(address, key)
 	}
 	where, err := a.home()
@@ -99,6 +102,20 @@ func (a *app) connect(ctx context.Context) (*client.Client, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// ownKey is the key of the node of this SKEIN_HOME if that is at the address;
+// no other node gets it.
+func (a *app) ownKey(address string) string {
+	where, err := a.home()
+	if err != nil {
+		return ""
+	}
+	node, err := where.ReadNode()
+	if err != nil || strings.TrimSuffix(address, "/") != node.API {
+		return ""
+	}
+	return node.APIKey
 }
 
 func (a *app) dial(address, key string) (*client.Client, error) {

@@ -53,7 +53,7 @@ func (a *app) openSession(ctx context.Context, files []string) (*session, error)
 	}
 	// Only this command talks to it, on a port nobody knows.
 	serve.APIHost, serve.APIPort, serve.Load = "127.0.0.1", 0, nil
-	serve.APIKeys, serve.AllowOrigins, serve.InsecureNoAuth = nil, nil, false
+	serve.APIKeys, serve.NamedKeys, serve.AllowOrigins, serve.InsecureNoAuth = nil, nil, nil, false
 	a.note("no node is running; this command runs one for itself (start one with 'skein serve' to keep models loaded)")
 	local, err := a.Local(ctx, LocalOptions{Home: where, Config: serve, Files: files, Stderr: a.Stderr})
 	if err != nil {

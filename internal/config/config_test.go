@@ -220,6 +220,9 @@ func TestPrecedenceOfEveryOption(t *testing.T) {
 			case Choice:
 				return rapid.SampledFrom(o.Choices).Draw(t, label)
 			}
+			if o.Name == "named-key" {
+				return "ci:chat:" + rapid.StringMatching(`[a-z]{1,8}`).Draw(t, label)
+			}
 			return rapid.StringMatching(`/[a-z]{1,8}`).Draw(t, label)
 		}
 		s, want, source := Sources{}, "", "default"

@@ -30,8 +30,10 @@ type Serve struct {
 	APIHost        string
 	APIPort        int // 0: any free one
 	APIKeys        []string
+	NamedKeys      []NamedKey
 	InsecureNoAuth bool
 	AllowOrigins   []string
+	AllowHosts     []string
 	Cluster        Cluster
 	EngineDir      string // absolute, "" for the search order
 	LogFormat      string // text | json
@@ -96,6 +98,11 @@ func Resolve(s Sources) (Serve, []Setting, error) {
 	if serve.Cluster.Secret != "" && serve.Cluster.SecretFile != "" {
 		return Serve{}, nil, &Error{Option: "secret-file", Source: r.values["secret-file"].label,
 			Reason: "secret-file and secret (" + r.values["secret"].label + ") exclude each other; give one"}
+	}
+	for i, k := range serve.NamedKeys {
+		if reason := k.refuse(serve.NamedKeys[:i]); reason != "" {
+			return Serve{}, nil, &Error{Option: "named-key", Source: r.values["named-key"].label, Reason: reason}
+		}
 	}
 	if serve.Verbose && serve.Quiet {
 		return Serve{}, nil, &Error{Option: "quiet", Source: r.values["quiet"].label,
@@ -265,8 +272,10 @@ func (r resolver) serve() Serve {
 		APIHost:        r.text("api-host"),
 		APIPort:        r.number("api-port"),
 		APIKeys:        r.list("api-key"),
+		NamedKeys:      r.namedKeys(),
 		InsecureNoAuth: r.bool("insecure-no-auth"),
 		AllowOrigins:   r.list("allow-origin"),
+		AllowHosts:     r.list("allow-host"),
 		Cluster:        r.cluster(),
 		EngineDir:      r.text("engine-dir"),
 		LogFormat:      r.text("log-format"),

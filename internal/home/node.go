@@ -13,13 +13,13 @@ import (
 )
 
 // Node is the content of the address file: where the node of this SKEIN_HOME
-// answers. It may hold a key, so the file is readable by its owner only.
+// answers. It holds a key to it, so the file is readable by its owner only.
 type Node struct {
 	PID     int       `json:"pid"`
 	API     string    `json:"api"` // base URL a client on this machine can dial: "http://127.0.0.1:52415"
 	Started time.Time `json:"started"`
 	Version string    `json:"version"`           // of the skein binary
-	APIKey  string    `json:"api_key,omitempty"` // a key the node accepts, when it asks for one
+	APIKey  string    `json:"api_key,omitempty"` // that the node accepts from its own machine until it stops
 }
 
 // ErrNoNode means that there is no address file: no node runs for this home.

@@ -1,29 +1,27 @@
 package httpapi
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/skein-run/skein/internal/httpapi/access"
 )
 
 // guard decides who may talk to the server. Immutable.
 type guard struct {
-	keys       [][sha256.Size]byte // hashes, so that comparing takes the same time for every length
+	door       *access.Door
 	anyOrigin  bool
 	origins    []string // lower case, no trailing slash
 	knownHosts []string // lower case, no port
 }
 
-func newGuard(keys, origins, hosts []string) *guard {
-	g := &guard{}
-	for _, key := range keys {
-		g.keys = append(g.keys, sha256.Sum256([]byte(key)))
-	}
+func newGuard(door *access.Door, origins, hosts []string) *guard {
+	g := &guard{door: door}
 	for _, origin := range origins {
 		if origin == "*" {
 			g.anyOrigin = true
@@ -41,38 +39,60 @@ func newGuard(keys, origins, hosts []string) *guard {
 	return g
 }
 
-// check passes r on, or answers it and returns false.
-func (g *guard) check(w http.ResponseWriter, r *http.Request) bool {
+// check gives r with its caller, or answers it and gives nil.
+func (g *guard) check(w http.ResponseWriter, r *http.Request) *http.Request {
 	if !g.hostAllowed(r) {
 		WriteError(w, &Error{
 			Status: http.StatusForbidden, Type: TypePermission, Code: "host_not_allowed",
-			Message: "the Host header " + quoteClip(r.Host) + " is not a name of this machine's loopback: use http://localhost or http://127.0.0.1",
+			Message: "the Host header " + quoteClip(r.Host) + " is not a name of this machine's loopback: use http://localhost or http://127.0.0.1, or start the node with --allow-host " + clip(hostname(r.Host), 100),
 		})
-		return false
+		return nil
 	}
 	origin := r.Header.Get("Origin")
 	if origin != "" && !g.cors(w, r, origin) {
-		return false
+		return nil
 	}
-	if len(g.keys) == 0 || r.URL.Path == "/healthz" || r.URL.Path == "/readyz" || g.authorized(r) {
-		return true
+	caller, verdict := g.door.Admit(r)
+	if verdict == access.Welcome {
+		return r.WithContext(access.With(r.Context(), caller))
+	}
+	if need, _ := access.Rule(r.Method, r.URL.Path); need == access.NeedNothing {
+		return r // its route asks for nobody
 	}
 	w.Header().Set("WWW-Authenticate", `Bearer realm="skein"`)
 	message := "no API key was given: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
-	if r.Header.Get("Authorization") != "" || r.Header.Get("X-Api-Key") != "" {
-		message = "the API key is not one of this node's: use a key that the node was started with (--api-key)"
+	switch verdict {
+	case access.Unknown:
+		message = "the API key is not one of this node's, or it was revoked: use one that 'skein keys add' made or that the node was started with (--api-key)"
+	case access.Stranger:
+		message = "this node has no API key yet, so it serves its own machine alone: make one there with 'skein keys add', or start it with --api-key"
 	}
 	WriteError(w, &Error{
 		Status: http.StatusUnauthorized, Type: TypeAuthentication, Code: "invalid_api_key", Message: message,
+	})
+	return nil
+}
+
+// permit lets a request to its route if its caller has what the route needs,
+// or answers it.
+func permit(w http.ResponseWriter, r *http.Request, path string) bool {
+	need, _ := access.Rule(r.Method, path)
+	caller, ok := access.Of(r.Context())
+	if need == access.NeedNothing || ok && caller.May(need) {
+		return true
+	}
+	WriteError(w, &Error{
+		Status: http.StatusForbidden, Type: TypePermission, Code: "insufficient_role",
+		Message: fmt.Sprintf("%s %s needs a key with the role %s, and the key %s has the role %s", r.Method, clip(r.URL.Path, 200), need.Role(), caller.Name, caller.Role),
 	})
 	return false
 }
 
 // hostAllowed refuses names on loopback that are not loopback's: a web page
 // whose name was made to resolve to 127.0.0.1 could otherwise read the API as
-// its own origin (DNS rebinding). With API keys such a page has no key.
+// its own origin (DNS rebinding). Where keys are asked for such a page has none.
 func (g *guard) hostAllowed(r *http.Request) bool {
-	if len(g.keys) > 0 {
+	if g.door.Asks() {
 		return true
 	}
 	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
@@ -133,24 +153,6 @@ func (g *guard) originAllowed(r *http.Request, origin string) bool {
 	}
 	u, err := url.Parse(origin)
 	return err == nil && u.Host != "" && u.Host == strings.ToLower(r.Host)
-}
-
-func (g *guard) authorized(r *http.Request) bool {
-	var given []string
-	if scheme, key, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
-		given = append(given, strings.TrimSpace(key))
-	}
-	if key := r.Header.Get("X-Api-Key"); key != "" {
-		given = append(given, key)
-	}
-	match := 0
-	for _, key := range given {
-		hash := sha256.Sum256([]byte(key))
-		for i := range g.keys {
-			match |= subtle.ConstantTimeCompare(hash[:], g.keys[i][:])
-		}
-	}
-	return match == 1
 }
 
 // hostname is host without port and brackets.

@@ -28,9 +28,11 @@ func (s *Server) middleware(next http.Handler) http.Handler {
 				"status", rec.status, "bytes", rec.bytes, "duration", time.Since(start),
 				"remote", r.RemoteAddr, "gone", errors.Is(r.Context().Err(), context.Canceled))
 		}()
-		if !s.guard.check(rec, r) {
+		known := s.guard.check(rec, r)
+		if known == nil {
 			return
 		}
+		r = known
 		if r.ContentLength > s.options.MaxBody {
 			WriteError(rec, bodyTooLarge(s.options.MaxBody))
 			return

@@ -30,8 +30,18 @@ type routes struct {
 
 func newRoutes() *routes { return &routes{mux: http.NewServeMux()} }
 
+// Handle registers a route. The handler is reached by callers alone who have
+// what the table of package access asks for this very pattern.
 func (m *routes) Handle(pattern string, handler http.Handler) {
-	m.mux.Handle(pattern, handler)
+	_, path, ok := strings.Cut(pattern, " ")
+	if !ok {
+		path = pattern
+	}
+	m.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		if permit(w, r, path) {
+			handler.ServeHTTP(w, r)
+		}
+	})
 	m.patterns = append(m.patterns, pattern)
 }
 

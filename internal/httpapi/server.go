@@ -19,9 +19,12 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/skein-run/skein/internal/httpapi/access"
 )
 
 // DefaultMaxBody is the largest request body that is read, in bytes.
@@ -53,9 +56,8 @@ type Options struct {
 	// Listener is an open listener to serve on; the server closes it.
 	Listener net.Listener
 
-	// APIKeys that open the API, as `Authorization: Bearer KEY` or
-	// `x-api-key: KEY`. None: the API is open.
-	APIKeys []string
+	// Access is who may do what. Without any key this machine may do all.
+	Access access.Options
 	// AllowedOrigins are web origins (scheme://host[:port], or * for all) whose
 	// pages may call the API. The server's own origin always may.
 	AllowedOrigins []string
@@ -89,11 +91,6 @@ func (o *Options) validate() error {
 			return fmt.Errorf("allowed origin %q is not an origin: give scheme://host[:port], such as http://localhost:3000", origin)
 		}
 	}
-	for _, key := range o.APIKeys {
-		if key == "" {
-			return errors.New("an API key is empty: leave --api-key out or give it a value")
-		}
-	}
 	return nil
 }
 
@@ -124,9 +121,13 @@ func New(o Options) (*Server, error) {
 	if o.MaxBody == 0 {
 		o.MaxBody = DefaultMaxBody
 	}
+	door, err := access.New(o.Access)
+	if err != nil {
+		return nil, err
+	}
 	s := &Server{
 		options: o,
-		guard:   newGuard(o.APIKeys, o.AllowedOrigins, o.AllowedHosts),
+		guard:   newGuard(door, o.AllowedOrigins, o.AllowedHosts),
 		routes:  newRoutes(),
 		served:  make(chan struct{}),
 		fresh:   map[net.Conn]struct{}{},
@@ -149,6 +150,9 @@ func New(o Options) (*Server, error) {
 	}
 	return s, nil
 }
+
+// Patterns lists the routes, as they were registered.
+func (s *Server) Patterns() []string { return slices.Clone(s.routes.patterns) }
 
 // Mount registers a dialect. All mounting is done before Start.
 func (s *Server) Mount(d Dialect) { d.Register(s.routes) }

@@ -13,10 +13,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/generation"
+	"github.com/skein-run/skein/internal/httpapi/access"
 )
 
 // echo is a dialect for tests: it gives back what it was sent.
@@ -41,6 +44,15 @@ func (echo) Register(mux Mux) {
 		}
 		panic("boom")
 	})
+}
+
+// keys are some that may do all.
+func keys(secrets ...string) access.Options {
+	var o access.Options
+	for _, s := range secrets {
+		o.Keys = append(o.Keys, access.Key{Role: cluster.RoleManage, Secret: s})
+	}
+	return o
 }
 
 func newTestServer(t *testing.T, o Options) *Server {
@@ -117,7 +129,7 @@ func TestOptions(t *testing.T) {
 		"negative limit":  {Log: log, Address: ":0", MaxBody: -1},
 		"bad origin":      {Log: log, Address: ":0", AllowedOrigins: []string{"localhost:3000"}},
 		"origin and path": {Log: log, Address: ":0", AllowedOrigins: []string{"http://a/b"}},
-		"empty key":       {Log: log, Address: ":0", APIKeys: []string{""}},
+		"empty key":       {Log: log, Address: ":0", Access: keys("")},
 	} {
 		if _, err := New(o); err == nil {
 			t.Errorf("%s: no error", name)
@@ -126,7 +138,7 @@ func TestOptions(t *testing.T) {
 }
 
 func TestProbes(t *testing.T) {
-	s := newTestServer(t, Options{APIKeys: []string{"secret"}})
+	s := newTestServer(t, Options{Access: keys("secret")})
 	check := func(path string, status int, part string) {
 		t.Helper()
 		if w := call(s.Handler(), "GET "+path, ""); w.Code != status || !strings.Contains(w.Body.String(), part) {
@@ -196,7 +208,7 @@ func TestRouting(t *testing.T) {
 }
 
 func TestAPIKeys(t *testing.T) {
-	h := newTestServer(t, Options{APIKeys: []string{"one", "two"}}).Handler()
+	h := newTestServer(t, Options{Access: keys("one", "two")}).Handler()
 	for _, test := range []struct {
 		headers []string
 		ok      bool
@@ -229,10 +241,100 @@ func TestAPIKeys(t *testing.T) {
 	}
 }
 
+// Each route asks for the role of the table, under every spelling of its path,
+// and before its handler sees anything.
+func TestRolesOfRoutes(t *testing.T) {
+	s, err := New(Options{Address: ":0", Log: slog.New(slog.DiscardHandler), Access: access.Options{Keys: []access.Key{
+		{Name: "c", Role: cluster.RoleChat, Secret: "chat"}, {Name: "r", Role: cluster.RoleRead, Secret: "read"}, {Name: "m", Role: cluster.RoleManage, Secret: "manage"},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Mount(everything{})
+	for request, may := range map[string]string{
+		"POST /v1/chat/completions":                "chat manage",
+		"POST //v1//chat/completions/":             "chat manage",
+		"POST /v1/completions":                     "chat manage",
+		"GET /v1/models":                           "chat read manage",
+		"HEAD /v1/models":                          "chat read manage",
+		"GET /v1/models/org/x":                     "chat read manage",
+		"DELETE /v1/models/org/x":                  "manage",
+		"GET /v1/cluster":                          "read manage",
+		"GET /v1/cluster/":                         "read manage",
+		"HEAD /v1/cluster":                         "read manage",
+		"GET /v1/cluster/keys":                     "manage",
+		"GET /v1/cluster/keys/":                    "manage",
+		"GET //v1//cluster//keys":                  "manage",
+		"HEAD /v1/cluster/keys":                    "manage",
+		"POST /v1/cluster/keys":                    "manage",
+		"DELETE /v1/cluster/keys/x":                "manage",
+		"POST /v1/cluster/models/load":             "manage",
+		"DELETE /v1/cluster/models/org/x":          "manage",
+		"DELETE /v1/cluster/models/..%2f..%2fkeys": "manage",
+		"GET /unheard-of":                          "read manage",
+		"POST /unheard-of":                         "manage",
+		"PUT /any/method":                          "manage",
+		"GET /any/method":                          "read manage",
+		"GET /healthz":                             "chat read manage none wrong",
+		"GET /readyz":                              "chat read manage none wrong",
+	} {
+		for _, key := range []string{"chat", "read", "manage", "none", "wrong"} {
+			w := call(s.Handler(), request, "{}", map[bool][]string{true: nil, false: {"Authorization", "Bearer " + key}}[key == "none"]...)
+			let := w.Code == http.StatusTeapot || w.Code == 200 || w.Code == 503 // a handler's
+			if want := slices.Contains(strings.Fields(may), key); let != want {
+				t.Errorf("%s with key %s: status %d, allowed %v: %s", request, key, w.Code, want, w.Body)
+			}
+			if !let && !strings.HasPrefix(request, "HEAD") {
+				if want := map[bool]string{true: "401 invalid_api_key", false: "403 insufficient_role"}[key == "none" || key == "wrong"]; fmt.Sprint(w.Code, " ", code(t, w)) != want {
+					t.Errorf("%s with key %s: %d %s, want %s", request, key, w.Code, w.Body, want)
+				}
+			}
+		}
+	}
+	w := call(s.Handler(), "POST /v1/cluster/keys", "{}", "X-Api-Key", "read")
+	if !strings.Contains(w.Body.String(), "needs a key with the role manage, and the key config:r has the role read") {
+		t.Errorf("a wrong role: %s", w.Body)
+	}
+	// Whoever has a key is told what there is.
+	if w := call(s.Handler(), "PATCH /v1/cluster", "", "X-Api-Key", "chat"); w.Code != 405 {
+		t.Errorf("a method that there is not: %d", w.Code)
+	}
+}
+
+// everything is a dialect of many routes.
+type everything struct{}
+
+func (everything) Register(mux Mux) {
+	for _, p := range []string{"POST /v1/chat/completions", "POST /v1/completions", "GET /v1/models", "GET /v1/models/{id...}", "DELETE /v1/models/{id...}", "GET /v1/cluster",
+		"GET /v1/cluster/keys", "POST /v1/cluster/keys", "DELETE /v1/cluster/keys/{name}", "POST /v1/cluster/models/load", "DELETE /v1/cluster/models/{name...}",
+		"GET /unheard-of", "POST /unheard-of", "/any/method"} {
+		mux.HandleFunc(p, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	}
+}
+
+// A node without keys serves its own machine alone, whatever headers say.
+func TestOpenToThisMachine(t *testing.T) {
+	h := newTestServer(t, Options{}).Handler()
+	for _, c := range []struct {
+		remote, local string
+		status        int
+	}{{"127.0.0.1:9", "127.0.0.1", 200}, {"[::1]:9", "::1", 200}, {"192.168.1.2:9", "192.168.1.3", 401}, {"192.168.1.2:9", "127.0.0.1", 401}} {
+		r := httptest.NewRequest("GET", "/v1/things", nil)
+		r.RemoteAddr, r.Host = c.remote, "localhost"
+		r.Header.Set("X-Forwarded-For", "127.0.0.1")
+		r.Header.Set("Forwarded", "for=127.0.0.1;host=localhost")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.ParseIP(c.local), Port: 1})))
+		if w.Code != c.status || c.status == 401 && !strings.Contains(w.Body.String(), "skein keys add") {
+			t.Errorf("%s to %s: %d %s", c.remote, c.local, w.Code, w.Body)
+		}
+	}
+}
+
 func TestOrigins(t *testing.T) {
 	own := newTestServer(t, Options{}).Handler()
 	listed := newTestServer(t, Options{AllowedOrigins: []string{"https://App.example/", "http://localhost:3000"}}).Handler()
-	all := newTestServer(t, Options{AllowedOrigins: []string{"*"}, APIKeys: []string{"k"}}).Handler()
+	all := newTestServer(t, Options{AllowedOrigins: []string{"*"}, Access: keys("k")}).Handler()
 	const preflight = "Access-Control-Request-Method"
 	for _, test := range []struct {
 		name    string
@@ -281,7 +383,7 @@ func TestOrigins(t *testing.T) {
 // A page whose name resolves to 127.0.0.1 must not get in as a local program.
 func TestHostHeader(t *testing.T) {
 	url := start(t, newTestServer(t, Options{AllowedHosts: []string{"skein.lan"}}))
-	keyed := start(t, newTestServer(t, Options{APIKeys: []string{"k"}}))
+	keyed := start(t, newTestServer(t, Options{Access: keys("k")}))
 	_, port, _ := net.SplitHostPort(strings.TrimPrefix(url, "http://"))
 	for _, test := range []struct {
 		url, host string

@@ -28,7 +28,6 @@ import (
 	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/library"
 	"github.com/skein-run/skein/internal/node/control"
-	"github.com/skein-run/skein/internal/node/shards"
 	"github.com/skein-run/skein/internal/supervise"
 	"github.com/skein-run/skein/internal/worker"
 )
@@ -63,6 +62,7 @@ type Node struct {
 	log    *slog.Logger
 	id     string
 	name   string // of the machine
+	token  string // opens the API to commands on this machine; "": nobody knows it
 	server *httpapi.Server
 	manage *manage.Dialect
 	begun  time.Time
@@ -188,7 +188,7 @@ func (n *Node) mount(lib *library.Library, found *engine.Engine) error {
 	var err error
 	n.server, err = httpapi.New(httpapi.Options{
 		Address: net.JoinHostPort(o.Config.APIHost, strconv.Itoa(o.Config.APIPort)),
-		APIKeys: o.Config.APIKeys, AllowedOrigins: o.Config.AllowOrigins, Log: o.Logger,
+		Access:  n.access(), AllowedOrigins: o.Config.AllowOrigins, AllowedHosts: n.hosts(), Log: o.Logger,
 	})
 	if err != nil {
 		return err
@@ -221,14 +221,6 @@ func (n *Node) mount(lib *library.Library, found *engine.Engine) error {
 	n.server.Mount(chat)
 	n.server.Mount(n.manage)
 	return nil
-}
-
-// checkExposure refuses to serve a network without a key by accident.
-func checkExposure(c config.Serve) error {
-	if len(c.APIKeys) > 0 || c.InsecureNoAuth || shards.IsLoopback(c.APIHost) {
-		return nil
-	}
-	return fmt.Errorf("--api-host %s can be reached from other machines, and no key protects it; give one with --api-key (or SKEIN_API_KEY), stay on 127.0.0.1, or say --insecure-no-auth", c.APIHost)
 }
 
 // Start listens, publishes the address and loads what --load names. When it
@@ -287,12 +279,8 @@ func (n *Node) Start(ctx context.Context) (err error) {
 // publish writes the address file, by which commands on this machine find the
 // node.
 func (n *Node) publish() error {
-	var key string
-	if len(n.opts.Config.APIKeys) > 0 {
-		key = n.opts.Config.APIKeys[0]
-	}
 	pid := os.Getpid()
-	err := n.opts.Home.WriteNode(home.Node{PID: pid, API: n.URL(), Started: time.Now(), Version: n.opts.Version, APIKey: key})
+	err := n.opts.Home.WriteNode(home.Node{PID: pid, API: n.URL(), Started: time.Now(), Version: n.opts.Version, APIKey: n.token})
 	if err != nil {
 		return err
 	}

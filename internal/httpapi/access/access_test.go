@@ -1,0 +1,212 @@
+package access
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/skein-run/skein/internal/cluster"
+)
+
+// from makes a request that came over a connection.
+func from(remote, local string, headers ...string) *http.Request {
+	r := httptest.NewRequest(http.MethodGet, "/v1/models", nil)
+	r.RemoteAddr = net.JoinHostPort(remote, "40000")
+	ip, zone, _ := strings.Cut(local, "%")
+	r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.ParseIP(ip), Zone: zone, Port: 52415}))
+	for i := 0; i+1 < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	return r
+}
+
+func newDoor(t *testing.T, o Options) *Door {
+	t.Helper()
+	d, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestRules(t *testing.T) {
+	for _, c := range []struct {
+		method, path string
+		need         Need
+		said         bool
+	}{
+		{"GET", "/healthz", NeedNothing, true},
+		{"HEAD", "/readyz", NeedNothing, true},
+		{"POST", "/healthz", NeedManage, false},
+		{"GET", "/v1/models", NeedKey, true},
+		{"HEAD", "/v1/models/{id...}", NeedKey, true},
+		{"DELETE", "/v1/models/{id...}", NeedManage, false},
+		{"POST", "/v1/chat/completions", NeedChat, true},
+		{"POST", "/v1/completions", NeedChat, true},
+		{"GET", "/v1/completions", NeedRead, false},
+		{"POST", "/v1/completionsx", NeedManage, false},
+		{"GET", "/v1/cluster", NeedRead, true},
+		{"GET", "/v1/cluster/nodes/{id}", NeedRead, true},
+		{"POST", "/v1/cluster/nodes/{id}/drain", NeedManage, true},
+		{"POST", "/v1/cluster/models/load", NeedManage, true},
+		{"DELETE", "/v1/cluster/models/{name...}", NeedManage, true},
+		{"PUT", "/v1/cluster/whatever", NeedManage, true},
+		{"GET", "/v1/cluster/keys", NeedManage, true},
+		{"HEAD", "/v1/cluster/keys", NeedManage, true},
+		{"POST", "/v1/cluster/keys", NeedManage, true},
+		{"DELETE", "/v1/cluster/keys/{name}", NeedManage, true},
+		{"GET", "/v1/cluster/keys/{name}", NeedManage, true},
+		{"GET", "/v1/cluster/keysmith", NeedRead, true},
+		{"GET", "/not/thought/of", NeedRead, false},
+		{"POST", "/not/thought/of", NeedManage, false},
+		{"BREW", "/not/thought/of", NeedManage, false},
+		{"", "", NeedManage, false},
+	} {
+		if need, said := Rule(c.method, c.path); need != c.need || said != c.said {
+			t.Errorf("%s %s needs %s (said: %v), want %s (%v)", c.method, c.path, need, said, c.need, c.said)
+		}
+	}
+}
+
+func TestRoles(t *testing.T) {
+	for need, want := range map[Need][]cluster.Role{
+		NeedNothing: {cluster.RoleChat, cluster.RoleRead, cluster.RoleManage},
+		NeedKey:     {cluster.RoleChat, cluster.RoleRead, cluster.RoleManage},
+		NeedChat:    {cluster.RoleChat, cluster.RoleManage},
+		NeedRead:    {cluster.RoleRead, cluster.RoleManage},
+		NeedManage:  {cluster.RoleManage},
+		"unheard":   {cluster.RoleManage},
+	} {
+		for _, role := range cluster.Roles() {
+			if got := (Caller{Role: role}).May(need); got != slices.Contains(want, role) {
+				t.Errorf("%s may do what needs %s: %v", role, need, got)
+			}
+		}
+	}
+	if (Caller{}).May(NeedChat) || (Caller{Role: "owner"}).May(NeedRead) {
+		t.Error("a role that does not exist opens something")
+	}
+}
+
+// What headers say of a request's origin counts for nothing.
+func TestLoopback(t *testing.T) {
+	for _, c := range []struct {
+		remote, local  string
+		loopback, here bool
+	}{
+		{"127.0.0.1", "127.0.0.1", true, true},
+		{"127.8.8.8", "127.0.0.1", true, true},
+		{"::1", "::1", true, true},
+		{"::ffff:127.0.0.1", "::ffff:127.0.0.1", true, true},
+		{"192.168.1.2", "192.168.1.3", false, false},
+		{"192.168.1.3", "192.168.1.3", false, true},
+		{"192.168.1.2", "127.0.0.1", false, false},
+		{"127.0.0.1", "192.168.1.3", false, false},
+		{"fe80::1%eth0", "fe80::2%eth0", false, false},
+		{"localhost", "127.0.0.1", false, false},
+		{"", "127.0.0.1", false, false},
+		{"0.0.0.0", "0.0.0.0", false, true},
+	} {
+		for _, spoof := range [][]string{nil, {"X-Forwarded-For", "127.0.0.1"}, {"Forwarded", "for=127.0.0.1"}, {"X-Real-Ip", "::1"}, {"X-Forwarded-For", "8.8.8.8"}} {
+			r := from(c.remote, c.local, spoof...)
+			if Loopback(r) != c.loopback || Here(r) != c.here {
+				t.Errorf("%s to %s with %q: loopback %v, here %v", c.remote, c.local, spoof, Loopback(r), Here(r))
+			}
+		}
+	}
+	unix := httptest.NewRequest(http.MethodGet, "/", nil)
+	unix = unix.WithContext(context.WithValue(unix.Context(), http.LocalAddrContextKey, &net.UnixAddr{Name: "s"}))
+	if unix.RemoteAddr = "@"; Loopback(unix) || Here(unix) {
+		t.Error("a socket that is none of IP counts as loopback")
+	}
+	if !Loopback(httptest.NewRequest(http.MethodGet, "/", nil)) {
+		t.Error("a call within the process does not")
+	}
+}
+
+func TestAdmit(t *testing.T) {
+	keyed := newDoor(t, Options{Keys: []Key{{Role: cluster.RoleManage, Secret: "one"}, {Name: "ci", Role: cluster.RoleChat, Secret: "two"}}, Local: "token"})
+	open := newDoor(t, Options{Local: "token"})
+	anyone := newDoor(t, Options{Anyone: true})
+	const bearer, own, away = "Authorization", "127.0.0.1", "192.168.1.2"
+	for _, c := range []struct {
+		name    string
+		door    *Door
+		remote  string
+		headers []string
+		want    string
+		verdict Verdict
+	}{
+		{"first", keyed, own, []string{bearer, "Bearer one"}, "config:api-key-1 manage", Welcome},
+		{"named", keyed, away, []string{"X-Api-Key", "two"}, "config:ci chat", Welcome},
+		{"one of two", keyed, away, []string{bearer, "Bearer wrong", "X-Api-Key", "two"}, "config:ci chat", Welcome},
+		{"wrong", keyed, own, []string{bearer, "Bearer three"}, " ", Unknown},
+		{"other scheme", keyed, own, []string{bearer, "Basic one"}, " ", Unknown},
+		{"none", keyed, own, nil, " ", NoKey},
+		{"none, says it is near", keyed, away, []string{"X-Forwarded-For", "127.0.0.1"}, " ", NoKey},
+		{"token here", keyed, own, []string{bearer, "Bearer token"}, "local manage", Welcome},
+		{"token away", keyed, away, []string{bearer, "Bearer token"}, " ", Unknown},
+		{"token away, says it is near", keyed, away, []string{bearer, "Bearer token", "X-Forwarded-For", "127.0.0.1"}, " ", Unknown},
+		{"open", open, own, nil, "open manage", Welcome},
+		{"open, any key will do", open, own, []string{bearer, "Bearer none"}, "open manage", Welcome},
+		{"open to this machine alone", open, away, nil, " ", Stranger},
+		{"open, says it is near", open, away, []string{"X-Forwarded-For", "127.0.0.1"}, " ", Stranger},
+		{"open to anyone", anyone, away, nil, "open manage", Welcome},
+	} {
+		local := own
+		if c.remote == away {
+			local = "192.168.1.3"
+		}
+		caller, verdict := c.door.Admit(from(c.remote, local, c.headers...))
+		if got := caller.Name + " " + string(caller.Role); got != c.want || verdict != c.verdict {
+			t.Errorf("%s: %q, verdict %d", c.name, got, verdict)
+		}
+	}
+}
+
+func TestBadKeys(t *testing.T) {
+	for name, k := range map[string]Key{"empty": {Role: cluster.RoleChat}, "role": {Role: "owner", Secret: "s"}} {
+		if _, err := New(Options{Keys: []Key{k}}); err == nil || strings.Contains(err.Error(), `"s"`) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestSecrets(t *testing.T) {
+	a, b := NewSecret(), NewSecret()
+	if a == b || !strings.HasPrefix(a, "sk-skein-") || len(a) != len("sk-skein-")+43 {
+		t.Errorf("%s and %s", a, b)
+	}
+}
+
+// FuzzGiven: whatever a header holds, nothing but the key itself opens.
+func FuzzGiven(f *testing.F) {
+	for _, s := range []string{"", "Bearer", "Bearer ", "Bearer one", "bearer\tone", "Basic b25l", "Bearer one two", "one", "\x00", "Bearer " + strings.Repeat("x", 1000)} {
+		f.Add(s, s)
+	}
+	d, err := New(Options{Keys: []Key{{Role: cluster.RoleManage, Secret: "one"}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, authorization, key string) {
+		r := from("192.168.1.2", "192.168.1.3")
+		r.Header["Authorization"], r.Header["X-Api-Key"] = []string{authorization}, []string{key}
+		given := Given(r.Header)
+		caller, verdict := d.Admit(r)
+		if (verdict == Welcome) != slices.Contains(given, "one") {
+			t.Errorf("%q and %q: verdict %d", authorization, key, verdict)
+		}
+		if verdict != Welcome && caller != (Caller{}) {
+			t.Errorf("%q and %q: turned away as %+v", authorization, key, caller)
+		}
+		for _, g := range given {
+			if g == "" || !strings.Contains(authorization, g) && g != key {
+				t.Errorf("%q is no part of %q or %q", g, authorization, key)
+			}
+		}
+	})
+}

@@ -1,0 +1,77 @@
+package node
+
+import (
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/skein-run/skein/internal/config"
+	"github.com/skein-run/skein/internal/httpapi/access"
+)
+
+// TestEveryRouteHasARule: somebody has thought of who may use a route, and
+// said so in the table of package access.
+func TestEveryRouteHasARule(t *testing.T) {
+	n, err := New(options(t, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := n.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}()
+	patterns := n.server.Patterns()
+	if len(patterns) < 20 {
+		t.Fatalf("there are only %d routes: %v", len(patterns), patterns)
+	}
+	for _, p := range patterns {
+		method, path, ok := strings.Cut(p, " ")
+		methods := []string{method}
+		if !ok {
+			path, methods = p, []string{http.MethodGet, http.MethodPost, http.MethodDelete}
+		}
+		for _, m := range methods {
+			need, said := access.Rule(m, path)
+			if !said {
+				t.Errorf("route %s %s needs %s by default; say so in the table of internal/httpapi/access/rules.go", m, path, need)
+			}
+			if m != http.MethodGet && need != access.NeedManage && need != access.NeedChat {
+				t.Errorf("route %s %s needs %s, which is too little to change anything", m, path, need)
+			}
+		}
+	}
+}
+
+// A command on the node's own machine gets in with what the address file says,
+// and the file is for its owner alone.
+func TestTokenOfTheAddressFile(t *testing.T) {
+	o := options(t, func(c *config.Serve) { c.NamedKeys = []config.NamedKey{{Name: "ci", Role: "chat", Secret: "s"}} })
+	n := start(t, o)
+	published, err := o.Home.ReadNode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]int{published.APIKey: 200, "s": 403, "": 401, "none": 401} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, n.URL()+"/v1/cluster", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if key != "" {
+			req.Header.Set("X-Api-Key", key)
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("with key %.12q: %d, want %d", key, res.StatusCode, want)
+		}
+	}
+	info, err := os.Stat(o.Home.NodeFile())
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the address file has mode %v, %v", info.Mode(), err)
+	}
+}
