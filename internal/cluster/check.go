@@ -73,6 +73,11 @@ func Check(s State) error {
 			bad("download %v is listed as %v: its model or node is unknown or gone", d, key)
 		}
 	}
+	for id, w := range s.Swaps {
+		if text := w.check(s); w.ID != id || text != "" {
+			bad("swap %q is listed as %q: %s", w.ID, id, text)
+		}
+	}
 	if len(s.Commands) > maxCommands {
 		bad("%d commands are remembered, %d at most", len(s.Commands), maxCommands)
 	}
@@ -106,6 +111,14 @@ func (s State) Placement(model string, reports map[ids.Node]Report, links []plac
 			c.Loaded = append(c.Loaded, placement.Loaded{Model: i.Model, Node: string(shard.Node), Device: shard.Device, Memory: shard.Reserve})
 		}
 	}
+	kept := map[budget]int64{} // by swaps, for their own models
+	for _, w := range s.Swaps {
+		if w.New.Model != model {
+			for b, n := range s.held(w) {
+				kept[b] += n
+			}
+		}
+	}
 	for _, id := range sortedKeys(s.Nodes) {
 		n := s.Nodes[id]
 		if !n.Online {
@@ -117,6 +130,10 @@ func (s State) Placement(model string, reports map[ids.Node]Report, links []plac
 		for k := range out.Devices {
 			d := &out.Devices[k]
 			d.Available, d.Pending, d.Reserved = r.Available[d.ID], r.Pending[d.ID], mine[id][d.ID]
+			// The nodes of a machine share its memory: one of them tells of it.
+			b := budget{s.hostOf(id), d.ID}
+			d.Pending, d.Reserved = d.Pending+kept[b], d.Reserved+kept[b]
+			delete(kept, b)
 		}
 		c.Nodes = append(c.Nodes, out)
 	}

@@ -14,7 +14,8 @@ import (
 // stay in testdata.
 //
 //	1  2026-11-22  first
-const EventVersion = 1
+//	2  2026-11-28  swaps
+const EventVersion = 2
 
 // Event is one entry of the log.
 type Event struct {
@@ -175,6 +176,14 @@ func decodeChange(kind string, b []byte) (Change, error) {
 		return as[DownloadBegan](b)
 	case DownloadEnded{}.kind():
 		return as[DownloadEnded](b)
+	case SwapBegan{}.kind():
+		return as[SwapBegan](b)
+	case SwapEnded{}.kind():
+		return as[SwapEnded](b)
+	case SwapUndone{}.kind():
+		return as[SwapUndone](b)
+	case SwapForgotten{}.kind():
+		return as[SwapForgotten](b)
 	case CommandDropped{}.kind():
 		return as[CommandDropped](b)
 	}

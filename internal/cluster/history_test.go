@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,7 +24,7 @@ var (
 
 const layers = 4
 
-var kinds = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 14, 15, 16, 17, 18, 17, 18, 17, 18, 19}
+var kinds = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 14, 15, 16, 17, 18, 17, 18, 17, 18, 19, 20, 20, 20, 21, 21}
 
 func model(name string) cluster.Model {
 	return cluster.Model{Name: name, Files: []cluster.File{{Name: name + ".gguf", Size: 100, SHA256: "00"}},
@@ -51,7 +52,8 @@ func drawChange(t *rapid.T, s cluster.State) cluster.Change {
 		instance = rapid.SampledFrom(names).Draw(t, "which")
 	}
 	// rapid prefers small numbers; the kinds shall be even.
-	switch rapid.Permutation(kinds).Draw(t, "kind")[0] {
+	kind := rapid.Permutation(kinds).Draw(t, "kind")[0]
+	switch kind {
 	case 0:
 		return cluster.SessionBegan{}
 	case 1, 2, 3:
@@ -94,6 +96,31 @@ func drawChange(t *rapid.T, s cluster.State) cluster.Change {
 		return cluster.ShardReported{Epoch: rapid.SampledFrom([]uint64{s.Instances[instance].Epoch(), 0, 1}).Draw(t, "epoch"), Instance: instance, Shard: rapid.IntRange(0, 2).Draw(t, "shard"), Incarnation: rapid.IntRange(0, 3).Draw(t, "incarnation"),
 			Phase: rapid.SampledFrom([]cluster.Phase{cluster.Fetching, cluster.Starting, cluster.Loading, cluster.Loaded, cluster.Connected, cluster.Ready, cluster.Failed, cluster.Stopped, cluster.Lost, "odd"}).Draw(t, "phase"),
 			Error: rapid.SampledFrom([]string{"", "it broke"}).Draw(t, "error"), Link: rapid.SampledFrom([]string{"", "10.0.0.1:7"}).Draw(t, "link")}
+	}
+	return drawRare(t, s, kind, id, name, wanted)
+}
+
+func drawRare(t *rapid.T, s cluster.State, kind int, id ids.Node, name, wanted string) cluster.Change {
+	switch kind {
+	case 20:
+		var old []cluster.Wanted
+		for _, w := range s.Wanted {
+			if w.Model != name {
+				old = append(old, cluster.Wanted{ID: w.ID})
+			}
+		}
+		slices.SortFunc(old, func(a, b cluster.Wanted) int { return strings.Compare(a.ID, b.ID) })
+		next := fmt.Sprintf("s%d", rapid.IntRange(0, 2).Draw(t, "new"))
+		return cluster.SwapBegan{Swap: cluster.Swap{ID: next, Old: old, New: cluster.Wanted{ID: next, Model: name, Context: 512, Slots: 1},
+			Place: drawInstance(t, "i"+next, next, name), Overlap: rapid.Bool().Draw(t, "overlap"), Drain: time.Second}}
+	case 21:
+		swap := fmt.Sprintf("s%d", rapid.IntRange(0, 2).Draw(t, "swap"))
+		for id := range s.Swaps {
+			if _, ok := s.Swaps[swap]; !ok || id < swap {
+				swap = id
+			}
+		}
+		return rapid.SampledFrom([]cluster.Change{cluster.SwapEnded{Swap: swap}, cluster.SwapUndone{Swap: swap, Cause: "no"}, cluster.SwapForgotten{Swap: swap}}).Draw(t, "end")
 	}
 	return rapid.SampledFrom([]cluster.Change{
 		cluster.DownloadBegan{Download: cluster.Download{Node: id, Model: name, From: rapid.SampledFrom(nodeNames).Draw(t, "from"), Bytes: 100}},
@@ -170,7 +197,7 @@ func hash(t *rapid.T, s cluster.State) string {
 }
 
 func TestInvariantsHold(t *testing.T) {
-	kept, placed := 0, 0
+	kept, placed, swaps, undone := 0, 0, 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		_, states := drawHistory(t)
 		for _, s := range states {
@@ -179,10 +206,19 @@ func TestInvariantsHold(t *testing.T) {
 			}
 			kept++
 			placed += len(s.Instances)
+			for _, w := range s.Swaps {
+				swaps++
+				if w.Undone != "" {
+					undone++
+				}
+			}
 		}
 	})
 	if placed*20 < kept {
 		t.Errorf("only %d instances in %d states; the draws say too little", placed, kept)
+	}
+	if swaps*100 < kept || undone == 0 {
+		t.Errorf("%d swaps and %d undone ones in %d states; the draws say too little", swaps, undone, kept)
 	}
 }
 

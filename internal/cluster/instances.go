@@ -29,6 +29,12 @@ func (c ModelWanted) fits(s State) error {
 	if _, ok := s.Models[w.Model]; !ok {
 		return fmt.Errorf("there is no model %s", w.Model)
 	}
+	if swap, ok := s.Swapping(w.Model); ok {
+		return fmt.Errorf("%s is being swapped for %s", swap.Model(), swap.New.Model)
+	}
+	if swap, ok := s.SwapOf(w.ID); ok {
+		return fmt.Errorf("%s is part of swap %s", w.ID, swap.ID)
+	}
 	return nil
 }
 
@@ -36,6 +42,12 @@ func (c ModelWanted) apply(s State, e Event) State {
 	w := c.Wanted
 	w.Since, w.Problem = e.At, ""
 	s.Wanted = put(s.Wanted, w.ID, w)
+	// Why it did not come at another time is history now.
+	for _, id := range sortedKeys(s.Swaps) {
+		if old := s.Swaps[id]; old.Undone != "" && old.New.Model == w.Model {
+			s.Swaps = without(s.Swaps, id)
+		}
+	}
 	return s
 }
 
@@ -60,14 +72,20 @@ func (c ModelUnwanted) fits(s State) error {
 	case c.Drain != nil && *c.Drain < 0:
 		return fmt.Errorf("open generations can't go on for %v", *c.Drain)
 	}
+	if swap, ok := s.SwapOf(c.Wanted); ok {
+		return fmt.Errorf("%s is being swapped for %s", swap.Model(), swap.New.Model)
+	}
 	return nil
 }
 
-func (c ModelUnwanted) apply(s State, _ Event) State {
-	s.Wanted = without(s.Wanted, c.Wanted)
+func (c ModelUnwanted) apply(s State, _ Event) State { return s.unwant(c.Wanted, c.Cause, c.Drain) }
+
+// unwant ends something wanted, and releases what was placed for it.
+func (s State) unwant(wanted, cause string, drain *time.Duration) State {
+	s.Wanted = without(s.Wanted, wanted)
 	for _, id := range sortedKeys(s.Instances) {
-		if i := s.Instances[id]; i.Wanted == c.Wanted && i.Releasing == "" {
-			i.Releasing, i.Drain = c.Cause, c.Drain
+		if i := s.Instances[id]; i.Wanted == wanted && i.Releasing == "" {
+			i.Releasing, i.Drain = cause, drain
 			s = s.settle(i)
 		}
 	}
@@ -106,7 +124,7 @@ func (InstancePlaced) kind() string { return "instance_placed" }
 func (c InstancePlaced) fits(s State) error {
 	i := c.Instance
 	w, wanted := s.Wanted[i.Wanted]
-	m, known := s.Models[i.Model]
+	_, known := s.Models[i.Model]
 	switch {
 	case i.ID == "":
 		return errors.New("it has no id")
@@ -118,10 +136,16 @@ func (c InstancePlaced) fits(s State) error {
 	if _, ok := s.Instances[i.ID]; ok {
 		return fmt.Errorf("there is an instance %s", i.ID)
 	}
-	if err := i.checkShards(len(m.Profile.Layers)); err != nil {
+	return s.room(i, s.reserved(i.Wanted))
+}
+
+// room says why an instance of a known model can't be where it is to be, beside
+// what is reserved.
+func (s State) room(i Instance, reserved map[budget]int64) error {
+	if err := i.checkShards(len(s.Models[i.Model].Profile.Layers)); err != nil {
 		return err
 	}
-	reserved, totals := s.reserved(), s.totals()
+	totals := s.totals()
 	for k, shard := range i.Shards {
 		n, ok := s.Nodes[shard.Node]
 		switch {
@@ -156,6 +180,10 @@ func (c InstancePlaced) apply(s State, e Event) State {
 	}
 	i.Placed, i.Releasing, i.Drain = e.At, "", nil
 	s.Instances = put(s.Instances, i.ID, i)
+	if swap, ok := s.SwapOf(i.Wanted); ok && swap.New.ID == i.Wanted {
+		swap.Placed = true
+		s.Swaps = put(s.Swaps, swap.ID, swap)
+	}
 	w := s.Wanted[i.Wanted]
 	w.Problem = ""
 	s.Wanted = put(s.Wanted, w.ID, w)

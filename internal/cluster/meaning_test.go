@@ -199,7 +199,7 @@ func TestPlansAreAdmitted(t *testing.T) {
 // TestGoldenLogs: logs that each version wrote make the state that they made
 // then. A file is never changed; a new version adds one with -update.
 func TestGoldenLogs(t *testing.T) {
-	const newest = "testdata/log-v1"
+	const newest = "testdata/log-v2"
 	if *update {
 		s, log := cluster.State{}, []byte{}
 		changes := append(beginning(), story()...)
@@ -207,6 +207,7 @@ func TestGoldenLogs(t *testing.T) {
 			cluster.DownloadBegan{Download: cluster.Download{Node: "c", Model: "org/small", From: "a", Bytes: 9}}, cluster.DownloadEnded{Node: "c", Model: "org/small", Error: "disk full"},
 			cluster.WantedProblem{Wanted: "w0", Problem: "no room"}, cluster.InstanceReleased{Instance: "i", Cause: "moved"}, cluster.CommandDropped{Command: "c0", Reason: "no room any more"},
 			cluster.NodeForgotten{Node: "z"}, cluster.ModelForgotten{Model: "big"}, cluster.SessionBegan{}, cluster.ModelUnwanted{Wanted: "w1", Cause: "unloaded"})
+		changes = append(changes, swapStory()...)
 		for _, c := range changes {
 			e := cluster.Event{Index: s.Index + 1, Session: ids.Session{Master: "a", Clock: 1}, At: time.Unix(int64(1000+s.Index), 0).UTC(), Command: "c1", Change: c}
 			s = s.Apply(e)
@@ -256,12 +257,12 @@ func TestGoldenLogs(t *testing.T) {
 }
 
 func TestNewerVersionsAreRefused(t *testing.T) {
-	for _, b := range []string{`{"v":2,"index":1,"kind":"session_began","change":{}}`, `{"v":1,"index":1,"kind":"moon_rose","change":{}}`} {
+	for _, b := range []string{`{"v":3,"index":1,"kind":"session_began","change":{}}`, `{"v":1,"index":1,"kind":"moon_rose","change":{}}`} {
 		if _, err := cluster.DecodeEvent([]byte(b)); !errors.Is(err, cluster.ErrVersion) {
 			t.Errorf("%s: %v", b, err)
 		}
 	}
-	if _, err := cluster.DecodeState([]byte(`{"v":2,"state":{}}`)); !errors.Is(err, cluster.ErrVersion) {
+	if _, err := cluster.DecodeState([]byte(`{"v":3,"state":{}}`)); !errors.Is(err, cluster.ErrVersion) {
 		t.Errorf("snapshot: %v", err)
 	}
 }

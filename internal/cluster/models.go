@@ -59,6 +59,9 @@ func (c ModelForgotten) fits(s State) error {
 			return fmt.Errorf("%s is loaded; unload it first", c.Model)
 		}
 	}
+	if _, ok := s.Swapping(c.Model); ok {
+		return fmt.Errorf("%s is being swapped, and may have to come back", c.Model)
+	}
 	return nil
 }
 

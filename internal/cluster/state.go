@@ -41,6 +41,7 @@ type State struct {
 	Instances map[string]Instance       `json:"instances,omitempty"`
 	Downloads map[DownloadKey]Download  `json:"downloads,omitempty"`
 	Commands  map[string]CommandOutcome `json:"commands,omitempty"` // the newest maxCommands
+	Swaps     map[string]Swap           `json:"swaps,omitempty"`
 }
 
 // maxCommands is how many commands are remembered, so that one that is sent
@@ -167,6 +168,17 @@ func (i Instance) Epoch() uint64 {
 	return n
 }
 
+// Memory is what its shards are promised, bytes.
+func (i Instance) Memory() int64 {
+	var n int64
+	for _, x := range i.Shards {
+		if !x.Phase.Ended() {
+			n += x.Reserve
+		}
+	}
+	return n
+}
+
 // Status is the state of an instance in the words of the management API.
 func (i Instance) Status() string {
 	least := Ready.order()
@@ -241,13 +253,21 @@ func (s State) Hash() (string, error) {
 }
 
 // reserved sums up what shards have been promised of each memory: nodes of one
-// host share it.
-func (s State) reserved() map[budget]int64 {
+// host share it. What swaps keep free for their own models counts, but not for
+// the one of these that wanted names.
+func (s State) reserved(wanted string) map[budget]int64 {
 	out := map[budget]int64{}
 	for _, i := range s.Instances {
 		for _, shard := range i.Shards {
 			if !shard.Phase.Ended() {
 				out[budget{s.hostOf(shard.Node), shard.Device}] += shard.Reserve
+			}
+		}
+	}
+	for _, w := range s.Swaps {
+		if w.New.ID != wanted {
+			for b, n := range s.held(w) {
+				out[b] += n
 			}
 		}
 	}

@@ -36,7 +36,8 @@ import (
 // incompatible change; nodes of another number are refused by name.
 //
 //	1  2026-11-22  first
-const Protocol = 1
+//	2  2026-11-28  swaps in the cluster's log
+const Protocol = 2
 
 // Ports when none are given.
 const (

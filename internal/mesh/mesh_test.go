@@ -260,9 +260,9 @@ func TestOtherProtocolIsRefusedByName(t *testing.T) {
 	b := start(t, "b", nil)
 	g := (*gossip)(a.Mesh)
 	n := *b.list.LocalNode()
-	n.Meta = []byte(`{"p":2,"v":"9.9","b":"x","t":1}`)
+	n.Meta = []byte(`{"p":99,"v":"9.9","b":"x","t":1}`)
 	for range 2 {
-		if err := g.NotifyAlive(&n); err == nil || !strings.Contains(err.Error(), "9.9 with protocol 2") {
+		if err := g.NotifyAlive(&n); err == nil || !strings.Contains(err.Error(), "9.9 with protocol 99") {
 			t.Fatal(err)
 		}
 	}

@@ -35,6 +35,7 @@ type Command struct {
 const (
 	kindLoad   = "load"
 	kindUnload = "unload"
+	kindSwap   = "swap"
 	kindBatch  = "batch"
 )
 
@@ -45,6 +46,8 @@ type Result struct {
 	Wanted    []string `json:"wanted,omitempty"`    // ids
 	Instances []string `json:"instances,omitempty"` // placed, or released
 	Freed     int64    `json:"freed,omitempty"`     // bytes that the ledger gets back
+	// Restored is the model that comes back, since the swap for this one was given up.
+	Restored string `json:"restored,omitempty"`
 	// Again: the command had been carried out before.
 	Again bool `json:"again,omitempty"`
 	// Refused are the changes of a batch that do not fit.
@@ -109,6 +112,8 @@ func Decide(s cluster.State, c Command, session ids.Session, now time.Time) ([]c
 		err = with(d, d.load)
 	case kindUnload:
 		err = with(d, d.unload)
+	case kindSwap:
+		err = with(d, d.swap)
 	case kindBatch:
 		err = with(d, d.batch)
 	default:
@@ -219,6 +224,11 @@ func (d *decision) again(o cluster.CommandOutcome) Result {
 		if json.Unmarshal(d.command.Body, &u) == nil {
 			r.Model = u.Model
 		}
+	case kindSwap:
+		var w Swap
+		if json.Unmarshal(d.command.Body, &w) == nil {
+			w.again(d.state, d.command.ID, &r)
+		}
 	}
 	return r
 }
@@ -243,6 +253,12 @@ func Undo(e cluster.Event) (Command, bool) {
 		return Command{}, false
 	}
 	id := e.Command
+	switch e.Change.(type) {
+	case cluster.SwapEnded, cluster.SwapUndone, cluster.SwapForgotten:
+		if id == "" {
+			return Command{}, false // the winner sees for itself how a swap goes
+		}
+	}
 	if id == "" {
 		id = fmt.Sprintf("%s%v/%d", nameless, e.Session, e.Index)
 	}

@@ -101,6 +101,9 @@ func (l Load) Missing(s cluster.State, command string) ([]cluster.Wanted, error)
 	if l.MinNodes > max(workers, 1) {
 		return nil, refuse(NotEnoughNodes, "%d nodes are wanted and %d workers are online; ask for fewer with min_nodes, or add nodes", l.MinNodes, workers)
 	}
+	if w, ok := s.Swapping(l.Model); ok && w.Model() == l.Model {
+		return nil, busy(l.Model, w)
+	}
 	taken := map[int]bool{}
 	var there []cluster.Wanted
 	for _, id := range slices.Sorted(maps.Keys(s.Wanted)) {
@@ -172,6 +175,17 @@ func (d *decision) unload(u Unload) error {
 	if u.Drain != nil && *u.Drain < 0 {
 		return refuse(Invalid, "open requests can't go on for %v; give 0 or more", *u.Drain)
 	}
+	for _, id := range slices.Sorted(maps.Keys(d.state.Swaps)) {
+		w := d.state.Swaps[id]
+		if w.Undone != "" {
+			continue
+		}
+		for _, x := range append([]cluster.Wanted{w.New}, w.Old...) {
+			if u.Model == x.Model || u.Wanted == x.ID || u.Instance != "" && d.state.Instances[u.Instance].Wanted == x.ID {
+				return d.giveUp(w, x.Model)
+			}
+		}
+	}
 	d.result.Model = u.Model
 	var ends []string
 	for _, id := range slices.Sorted(maps.Keys(d.state.Wanted)) {
@@ -187,22 +201,16 @@ func (d *decision) unload(u Unload) error {
 			if err := known(d.state, u.Model); err != nil {
 				return err
 			}
+			if found, err := d.forget(u.Model); found || err != nil {
+				return err
+			}
 		}
-		var loaded []string
-		for _, w := range d.state.Wanted {
-			loaded = append(loaded, w.Model)
-		}
-		slices.Sort(loaded)
-		return refuse(NotLoaded, "%s is not loaded; loaded are: %s", what, list(slices.Compact(loaded)))
+		return notLoaded(d.state, what)
 	}
 	for _, id := range ends {
 		for _, i := range Instances(d.state, id) {
 			d.result.Instances = append(d.result.Instances, i.ID)
-			for _, shard := range i.Shards {
-				if !shard.Phase.Ended() {
-					d.result.Freed += shard.Reserve
-				}
-			}
+			d.result.Freed += i.Memory()
 		}
 		if err := d.add(cluster.ModelUnwanted{Wanted: id, Cause: u.Cause, Drain: u.Drain}); err != nil {
 			return refuse(Invalid, "%v", err)

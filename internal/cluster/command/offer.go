@@ -41,6 +41,18 @@ func (d *decision) already(c cluster.Change) bool {
 	case cluster.InstanceReleased:
 		i, ok := s.Instances[c.Instance]
 		return !ok || i.Releasing != ""
+	case cluster.SwapBegan:
+		_, ok := s.Swaps[c.Swap.ID]
+		return ok
+	case cluster.SwapEnded:
+		w, ok := s.Swaps[c.Swap]
+		return !ok || w.Undone != ""
+	case cluster.SwapUndone:
+		w, ok := s.Swaps[c.Swap]
+		return !ok || w.Undone != ""
+	case cluster.SwapForgotten:
+		_, ok := s.Swaps[c.Swap]
+		return !ok
 	case cluster.ShardReported:
 		i, ok := s.Instances[c.Instance]
 		if !ok || c.Shard < 0 || c.Shard >= len(i.Shards) {
@@ -140,11 +152,14 @@ func (d *decision) differs(c cluster.Change) string {
 // instance that is to be adopted. If one is gone in truth, the master will say
 // so next.
 func (d *decision) revive(c cluster.Change) error {
-	placed, ok := c.(cluster.InstancePlaced)
-	if !ok {
-		return nil
+	var shards []cluster.Shard
+	switch c := c.(type) {
+	case cluster.InstancePlaced:
+		shards = c.Instance.Shards
+	case cluster.SwapBegan:
+		shards = c.Swap.Place.Shards
 	}
-	for _, shard := range placed.Instance.Shards {
+	for _, shard := range shards {
 		if n, ok := d.state.Nodes[shard.Node]; ok && !n.Online {
 			if err := d.add(cluster.NodeSeen{Node: n}); err != nil {
 				return err

@@ -47,7 +47,9 @@ func codeOf(c cluster.Change) string {
 	switch c.(type) {
 	case cluster.InstancePlaced:
 		return StalePlan
-	case cluster.ShardReported, cluster.InstanceReleased, cluster.WantedProblem, cluster.DownloadEnded:
+	case cluster.SwapBegan:
+		return StalePlan
+	case cluster.SwapEnded, cluster.SwapUndone, cluster.SwapForgotten, cluster.ShardReported, cluster.InstanceReleased, cluster.WantedProblem, cluster.DownloadEnded:
 		return Stale
 	case cluster.NodeForgotten, cluster.ModelForgotten:
 		return InUse

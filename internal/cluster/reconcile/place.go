@@ -46,7 +46,13 @@ func (p *pass) place() {
 			p.problem(w, "")
 			continue
 		}
-		p.one(w, moved)
+		if swap, ok := p.state.SwapOf(id); ok && swap.New.ID == id && moved.ID == "" {
+			p.bring(swap)
+			continue
+		}
+		if _, still := p.state.Wanted[id]; still {
+			p.one(w, moved)
+		}
 	}
 }
 
@@ -249,11 +255,7 @@ func reports(s cluster.State, vitals map[ids.Node]cluster.Vitals) map[ids.Node]c
 func held(s cluster.State) int64 {
 	var n int64
 	for _, i := range s.Instances {
-		for _, x := range i.Shards {
-			if !x.Phase.Ended() {
-				n += x.Reserve
-			}
-		}
+		n += i.Memory()
 	}
 	return n
 }

@@ -134,6 +134,7 @@ func Decide(in Input) Output {
 		p.out.Memory.Freed = p.Now
 	}
 	p.members()
+	p.swaps()
 	p.broken()
 	p.surplus()
 	p.held, p.nodes = held(p.state), fingerprint(p.state)

@@ -33,6 +33,11 @@ func (v *View) listModels() []api.Model {
 			out = append(out, v.waiting(v.in.State.Wanted[id]))
 		}
 	}
+	for _, id := range slices.Sorted(maps.Keys(v.in.State.Swaps)) {
+		if w := v.in.State.Swaps[id]; w.Undone != "" {
+			out = append(out, v.undone(w))
+		}
+	}
 	slices.SortStableFunc(out, func(a, b api.Model) int {
 		return cmp.Or(cmp.Compare(a.ModelID, b.ModelID), cmp.Compare(a.InstanceID, b.InstanceID))
 	})
@@ -47,6 +52,15 @@ func (v *View) files(model string) int64 {
 	return n
 }
 
+// undone describes the model of a swap that did not come.
+func (v *View) undone(w cluster.Swap) api.Model {
+	w.New.Problem = fmt.Sprintf("the swap of %s for it was undone, and %s is loaded again: %s", w.Model(), w.Model(), w.Undone)
+	if w.Overlap {
+		w.New.Problem = fmt.Sprintf("the swap of %s for it was undone, and %s runs as before: %s", w.Model(), w.Model(), w.Undone)
+	}
+	return v.waiting(w.New)
+}
+
 // waiting describes a model that is wanted and has no place.
 func (v *View) waiting(w cluster.Wanted) api.Model {
 	m := api.Model{
@@ -57,6 +71,9 @@ func (v *View) waiting(w cluster.Wanted) api.Model {
 	}
 	if w.Sharding == placement.Tensor {
 		m.Sharding = api.ShardingTensor
+	}
+	if swap, ok := v.in.State.SwapOf(w.ID); ok && !swap.Placed {
+		m.Progress = "waiting for " + short(swap.Model()) + " to end"
 	}
 	if w.Problem != "" {
 		m.Status, m.Progress = api.StatusFailed, "failed: "+w.Problem

@@ -27,6 +27,9 @@ func (v *View) Loaded(name string) (string, error) {
 	for _, i := range v.in.State.Instances {
 		models[i.Model] = v.in.State.Models[i.Model]
 	}
+	for _, w := range v.in.State.Swaps { // what goes may come back, and what did not come is told of
+		models[w.Model()], models[w.New.Model] = v.in.State.Models[w.Model()], v.in.State.Models[w.New.Model]
+	}
 	id, err := command.Resolve(cluster.State{Models: models}, name)
 	if !IsUnknown(err) {
 		return id, err

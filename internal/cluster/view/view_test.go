@@ -324,3 +324,26 @@ func TestRoles(t *testing.T) {
 		t.Errorf("two shards on a node: %q", got)
 	}
 }
+
+// What is told of swaps: what comes and waits, and what did not come.
+func TestSwaps(t *testing.T) {
+	in := view.Inputs{Now: now, State: cluster.State{
+		Models: map[string]cluster.Model{"org/old": {Name: "org/old"}, "new": {Name: "new"}},
+		Wanted: map[string]cluster.Wanted{"s": {ID: "s", Model: "new"}},
+		Swaps:  map[string]cluster.Swap{"s": {ID: "s", Old: []cluster.Wanted{{ID: "w", Model: "org/old"}}, New: cluster.Wanted{ID: "s", Model: "new"}}},
+	}}
+	if m, err := view.Of(in).Status("new"); err != nil || m.Status != "loading" || m.Progress != "waiting for old to end" {
+		t.Errorf("under way: %+v, %v", m, err)
+	}
+	in.State.Wanted = map[string]cluster.Wanted{"w": {ID: "w", Model: "org/old"}}
+	w := in.State.Swaps["s"]
+	w.Undone = "it is broken"
+	in.State.Swaps = map[string]cluster.Swap{"s": w}
+	v := view.Of(in)
+	if m, err := v.Status("new"); err != nil || m.Status != "failed" || !m.Found || m.Error != "the swap of org/old for it was undone, and org/old is loaded again: it is broken" {
+		t.Errorf("undone: %+v, %v", m, err)
+	}
+	if name, err := v.Loaded("NEW"); err != nil || name != "new" {
+		t.Errorf("what did not come can't be taken off the list: %q, %v", name, err)
+	}
+}
