@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/skein-run/skein/internal/cluster"
@@ -23,6 +24,26 @@ func (w *World) check(n *node) {
 			if !x.Phase.Ended() {
 				promised[s.Nodes[x.Node].Host] += x.Reserve
 			}
+		}
+	}
+	// What swaps keep for their own models is promised too.
+	for _, x := range s.Swaps {
+		if x.Undone != "" || x.Placed || x.Overlap {
+			continue
+		}
+		kept := map[string]int64{}
+		for _, p := range x.Place.Shards {
+			kept[s.Nodes[p.Node].Host] += p.Reserve
+		}
+		for _, i := range s.Instances {
+			for _, p := range i.Shards {
+				if slices.ContainsFunc(x.Old, func(o cluster.Wanted) bool { return o.ID == i.Wanted }) && !p.Phase.Ended() {
+					kept[s.Nodes[p.Node].Host] -= p.Reserve
+				}
+			}
+		}
+		for host, sum := range kept {
+			promised[host] += max(0, sum)
 		}
 	}
 	for host, sum := range promised {
@@ -66,6 +87,17 @@ func describe(e cluster.Event) string {
 		text = c.Instance + ": " + c.Cause
 	case cluster.ShardReported:
 		text = strings.TrimSpace(fmt.Sprintf("%s/%d process %d is %s %s", c.Instance, c.Shard, c.Incarnation, c.Phase, c.Error))
+	case cluster.SwapBegan:
+		text = fmt.Sprintf("%s: %s comes on %s", c.Swap.ID, c.Swap.New.Model, places(c.Swap.Place))
+		if c.Swap.Overlap {
+			text += ", beside the old one"
+		}
+	case cluster.SwapEnded:
+		text = c.Swap
+	case cluster.SwapUndone:
+		text = c.Swap + ": " + c.Cause
+	case cluster.SwapForgotten:
+		text = c.Swap
 	case cluster.CommandDropped:
 		text = c.Command + ": " + c.Reason
 	}

@@ -77,7 +77,7 @@ func draw(rng *rand.Rand, seed uint64) Options {
 		}
 	}
 	for i := range 1 + rng.IntN(3) {
-		m := Model{Name: fmt.Sprint("m", i), Layers: 1 + rng.IntN(6), Bytes: int64(200+rng.IntN(1000)) << 20}
+		m := Model{Name: fmt.Sprint("m", i), Layers: 1 + rng.IntN(6), Bytes: int64(200+rng.IntN(1000)) << 20, Fails: rng.IntN(8) == 0}
 		for range 1 + rng.IntN(2) {
 			holder := &o.Nodes[rng.IntN(n)]
 			if !slices.Contains(holder.Models, m) {
@@ -127,6 +127,7 @@ func (r *randomRun) run() {
 			r.Problems = append(r.Problems, text)
 		}
 	}
+	r.Problems = append(r.Problems, r.Swapped(r.witness())...)
 	if r.Single {
 		r.Problems = append(r.Problems, r.Kept(r.witness())...)
 	}
@@ -152,7 +153,9 @@ func (r *randomRun) order() {
 		}
 	}
 	model := models[r.rng.IntN(len(models))]
-	switch r.rng.IntN(6) {
+	switch r.rng.IntN(8) {
+	case 6, 7:
+		r.Swap(at, models[r.rng.IntN(len(models))], model)
 	case 0:
 		r.Unload(at, model)
 	case 1:

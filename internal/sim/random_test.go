@@ -58,7 +58,7 @@ func TestRandom(t *testing.T) {
 		t.Errorf("%d seeds acknowledged %d commands: too little happens", n, acked.Load())
 	}
 	for _, kind := range []string{"session_began", "node_seen", "node_gone", "node_drained", "model_known", "model_wanted", "model_unwanted", "wanted_problem",
-		"instance_placed", "instance_released", "shard_reported", "command_dropped"} {
+		"instance_placed", "instance_released", "shard_reported", "command_dropped", "swap_began", "swap_ended", "swap_undone", "swap_forgotten"} {
 		if kinds[kind] == 0 {
 			t.Errorf("no seed made %s: too little happens", kind)
 		}

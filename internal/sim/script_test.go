@@ -21,10 +21,11 @@ import (
 // -rewrite, and read before it is committed.
 //
 //	cluster seed=N [loadfails=N]   makes a cluster of the nodes in its lines:
-//	                               ID memory [models as name:layers:size ...] [flags]
+//	                               ID memory [models as name:layers:size[:fails] ...] [flags]
 //	start, crash ID ...            starts and kills nodes
 //	cut a,b c,d                    splits the network into sides; heal joins them
 //	load MODEL at=ID [replicas=N] [unplanned]
+//	swap OLD NEW at=ID
 //	unload MODEL at=ID; drain ID at=ID; resume ID at=ID; promote ID at=ID
 //	run DURATION                   lets time pass
 //	settle                         until all is as it must be, and checks everything
@@ -110,6 +111,11 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		s.w.Heal()
 	case "load":
 		s.w.Load(at, command.Load{Model: first(), Replicas: number("replicas"), MinNodes: number("nodes")}, !slices.Contains(names, "unplanned"))
+	case "swap":
+		if len(names) != 2 {
+			d.Fatalf(t, "swap needs two models")
+		}
+		s.w.Swap(at, names[0], names[1])
 	case "unload":
 		s.w.Unload(at, first())
 	case "drain", "resume":
@@ -172,6 +178,7 @@ func (s *script) node(d *datadriven.TestData, words []string) NodeOptions {
 			o.Host = host
 			continue
 		}
+		word, fails := strings.CutSuffix(word, ":fails")
 		parts := strings.Split(word, ":")
 		if len(parts) != 3 {
 			d.Fatalf(s.t, "%q is no flag and no model", word)
@@ -184,7 +191,7 @@ func (s *script) node(d *datadriven.TestData, words []string) NodeOptions {
 		if err != nil {
 			d.Fatalf(s.t, "%v", err)
 		}
-		o.Models = append(o.Models, Model{Name: parts[0], Layers: layers, Bytes: size})
+		o.Models = append(o.Models, Model{Name: parts[0], Layers: layers, Bytes: size, Fails: fails})
 	}
 	return o
 }
@@ -207,6 +214,7 @@ func (s *script) settle(d *datadriven.TestData) {
 		if n := s.w.nodes[id]; n.up && whole {
 			wrong = append(wrong, s.w.Kept(id)...)
 		}
+		wrong = append(wrong, s.w.Swapped(id)...)
 		if text := s.w.Replayed(id); text != "" {
 			wrong = append(wrong, text)
 		}

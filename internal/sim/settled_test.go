@@ -112,6 +112,11 @@ func (w *World) agreed(master *node, side []*node) []string {
 			}
 		}
 	}
+	for id, x := range s.Swaps {
+		if x.Undone == "" {
+			bad("swap %s is still under way", id)
+		}
+	}
 	for id, i := range s.Instances {
 		if i.Releasing != "" {
 			bad("%s is still being released: %s", id, i.Releasing)
@@ -128,6 +133,38 @@ func (w *World) Kept(id ids.Node) []string {
 		if _, ok := s.Commands[name]; !ok && w.made[name] {
 			a := w.acked[name]
 			out = append(out, fmt.Sprintf("command %s (%s), acknowledged by %s, is lost", name, a.command.Kind, a.node))
+		}
+	}
+	return out
+}
+
+// Swapped says where a node's log holds a swap that was not one decision: at
+// its end what went is not wanted and what came is, or the other way round.
+func (w *World) Swapped(id ids.Node) []string {
+	var out []string
+	var s cluster.State
+	for _, e := range w.nodes[id].entries {
+		before := s
+		if s = s.Apply(e); before.Admit(e) != nil {
+			continue
+		}
+		swap, undone := "", false
+		switch c := e.Change.(type) {
+		case cluster.SwapEnded:
+			swap = c.Swap
+		case cluster.SwapUndone:
+			swap, undone = c.Swap, true
+		default:
+			continue
+		}
+		x := before.Swaps[swap]
+		if _, ok := s.Wanted[x.New.ID]; ok == undone {
+			out = append(out, fmt.Sprintf("event %d: %s is wanted: %v", e.Index, x.New.ID, ok))
+		}
+		for _, o := range x.Old {
+			if _, ok := s.Wanted[o.ID]; ok != undone {
+				out = append(out, fmt.Sprintf("event %d: %s is wanted: %v", e.Index, o.ID, ok))
+			}
 		}
 	}
 	return out

@@ -40,6 +40,7 @@ type Model struct {
 	Name   string
 	Layers int
 	Bytes  int64 // of each layer
+	Fails  bool  // the library refuses it
 }
 
 // Options make a World.
@@ -69,6 +70,7 @@ type World struct {
 	group map[ids.Node]int
 	last  map[[2]ids.Node]time.Time // arrival of the last message, by link
 	held  map[[2]ids.Node][]func()  // what waits in connections over cut links
+	late  map[[2]ids.Node]time.Time // arrival of the last of what waited so
 
 	acked map[string]acked // commands of clients that were acknowledged
 	made  map[string]bool  // ids of commands that made events
@@ -88,7 +90,7 @@ type acked struct {
 func New(o Options) *World {
 	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	w := &World{opts: o, rng: rand.New(rand.NewPCG(o.Seed, 0x736b65696e)), begin: begin, now: begin,
-		nodes: map[ids.Node]*node{}, group: map[ids.Node]int{}, last: map[[2]ids.Node]time.Time{}, held: map[[2]ids.Node][]func(){}, acked: map[string]acked{}, made: map[string]bool{}}
+		nodes: map[ids.Node]*node{}, group: map[ids.Node]int{}, last: map[[2]ids.Node]time.Time{}, held: map[[2]ids.Node][]func(){}, late: map[[2]ids.Node]time.Time{}, acked: map[string]acked{}, made: map[string]bool{}}
 	for _, n := range o.Nodes {
 		w.nodes[n.ID] = newNode(w, n)
 		w.names = append(w.names, n.ID)
@@ -166,12 +168,19 @@ func (w *World) send(from, to ids.Node, do func(*node)) {
 	}
 	lives, drops := [2]int{a.life, b.life}, [2]int{a.drops[to], b.drops[from]}
 	var arrive func()
+	waited := false
 	arrive = func() {
+		if !waited && w.now.Before(w.late[key]) {
+			waited = true // what the connection held comes before it
+			w.deliver(key, 0, arrive)
+			return
+		}
 		switch {
 		case lives != [2]int{a.life, b.life} || drops != [2]int{a.drops[to], b.drops[from]}:
 		case w.reach(from, to):
 			do(b)
 		default:
+			waited = true
 			w.held[key] = append(w.held[key], arrive)
 		}
 	}
@@ -245,6 +254,7 @@ func (w *World) Cut(sides ...[]ids.Node) {
 					key := [2]ids.Node{a, b}
 					for _, arrive := range w.held[key] {
 						w.deliver(key, w.between(time.Millisecond, 300*time.Millisecond), arrive)
+						w.late[key] = w.last[key]
 					}
 					delete(w.held, key)
 				}

@@ -102,7 +102,7 @@ func (n *node) done(a plan.Action, l *local) {
 	case plan.Start:
 		l.Runner, l.Incarnation = plan.Up, a.Incarnation
 	case plan.Load:
-		if w.rng.IntN(1000) < w.opts.LoadFails {
+		if w.rng.IntN(1000) < w.opts.LoadFails || w.refuses(a.Key.Instance, n) {
 			l.Failed = "the library refuses it"
 			break
 		}
@@ -119,6 +119,19 @@ func (n *node) done(a plan.Action, l *local) {
 		l.Runner, l.Link, l.Epoch = plan.None, "", 0
 	}
 	n.gave()
+}
+
+// refuses tells whether an instance's model is one that never loads.
+func (w *World) refuses(instance string, at *node) bool {
+	name := at.state().Instances[instance].Model
+	for _, n := range w.opts.Nodes {
+		for _, m := range n.Models {
+			if m.Name == name && m.Fails {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // gave lets the nodes of the machine look again: there may be memory now that
