@@ -73,8 +73,7 @@ func (p *Planner) Plan(ctx context.Context, l command.Load) (Planned, error) {
 // again. Errors are *replica.Refusal and those of Submit.
 func (p *Planner) Load(ctx context.Context, id string, l command.Load) (Planned, error) {
 	l = p.complete(l)
-	for try := 1; ; try++ {
-		changes := p.opts.State.Changes()
+	return p.again(ctx, "load "+l.Model, func() (Planned, command.Command, error) {
 		planned, err := p.plan(ctx, id, l)
 		var no *command.Refusal
 		switch {
@@ -83,33 +82,11 @@ func (p *Planner) Load(ctx context.Context, id string, l command.Load) (Planned,
 			// takes the load without a place if it knows better.
 			planned = Planned{Load: l}
 		case err != nil:
-			return Planned{}, refusal(err)
+			return Planned{}, command.Command{}, refusal(err)
 		}
 		c, err := planned.Load.Command(id)
-		if err != nil {
-			return Planned{}, err
-		}
-		a, err := p.opts.State.Submit(ctx, replica.Command(c))
-		if err == nil {
-			planned.Index, planned.Copies = a.Index, a.Copies
-			planned.Result, err = answer(a, nil)
-			return planned, err
-		}
-		var refused *replica.Refusal
-		if !errors.As(err, &refused) || refused.Code != command.StalePlan || try == replans {
-			return Planned{}, err
-		}
-		wait := time.NewTimer(stale)
-		select {
-		case <-changes:
-		case <-wait.C:
-		case <-ctx.Done():
-		}
-		wait.Stop()
-		if ctx.Err() != nil {
-			return Planned{}, fmt.Errorf("load %s: %w", l.Model, context.Cause(ctx))
-		}
-	}
+		return planned, c, err
+	})
 }
 
 func (p *Planner) complete(l command.Load) command.Load {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/cluster/command"
 	"github.com/skein-run/skein/internal/cluster/view"
@@ -88,17 +87,19 @@ func (c clustered) Load(ctx context.Context, id string, l command.Load, dryRun b
 	if err != nil {
 		return manage.Loaded{}, managed(id, err)
 	}
-	out := manage.Loaded{Plans: p.Plans, Context: p.Load.Context, Slots: p.Load.Slots, Copies: p.Copies}
-	if !dryRun {
-		out.Instances = p.Result.Instances
-	}
+	return loaded(p), nil
+}
+
+// loaded is what is told of a plan, carried out or not.
+func loaded(p master.Planned) manage.Loaded {
+	out := manage.Loaded{Plans: p.Plans, Context: p.Load.Context, Slots: p.Load.Slots, Copies: p.Copies, Instances: p.Result.Instances}
 	for _, i := range p.Load.Instances {
 		if i.Context < p.Load.Context {
 			out.Warning = fmt.Sprintf("context lowered from %d to %d tokens a slot, as memory or the model allow", p.Load.Context, i.Context)
 			out.Context = i.Context
 		}
 	}
-	return out, nil
+	return out
 }
 
 // Unload implements manage.Commands. The executor lets open generations end.
@@ -114,9 +115,18 @@ func (c clustered) Unload(ctx context.Context, id, model string, drain time.Dura
 	return manage.Unloaded{Instances: r.Instances, Freed: r.Freed, Copies: a.Copies}, nil
 }
 
-// Swap is one decision only when the state knows it as one.
-func (c clustered) Swap(context.Context, string, manage.Swap, bool) (manage.Swapped, error) {
-	return manage.Swapped{}, api.NewError(501, api.CodeNotImplemented, "", "this version swaps in two steps: unload the one model, then load the other")
+// Swap implements manage.Commands.
+func (c clustered) Swap(ctx context.Context, id string, s manage.Swap, dryRun bool) (manage.Swapped, error) {
+	w := command.Swap{Unload: s.Unload, Load: s.Load, Drain: s.Drain}
+	do := func() (p master.Planned, err error) { return c.control.Planner().Swap(ctx, id, w) }
+	if dryRun {
+		do = func() (p master.Planned, err error) { return c.control.Planner().PlanSwap(ctx, w) }
+	}
+	p, err := do()
+	if err != nil {
+		return manage.Swapped{}, managed(id, err)
+	}
+	return manage.Swapped{Loaded: loaded(p), UnloadID: id, LoadID: id, Freed: p.Result.Freed}, nil
 }
 
 // Promote implements manage.Commands.

@@ -196,6 +196,9 @@ func (p places) Route(ctx context.Context, w keeper.Want) (keeper.Place, error) 
 				// A generation that outlived its drain is no request to load anew.
 				return keeper.Place{}, &generation.Error{Kind: generation.KindUnavailable, Message: p.name + " was unloaded", RetryAfter: 1}
 			case !wanted && asked == 0:
+				if swap, ok := state.Swapping(p.name); ok {
+					return keeper.Place{}, swapped(swap)
+				}
 				index, err := r.opts.Load(ctx, p.name)
 				if err != nil {
 					return keeper.Place{}, err
@@ -210,6 +213,13 @@ func (p places) Route(ctx context.Context, w keeper.Want) (keeper.Place, error) 
 			return keeper.Place{}, fmt.Errorf("wait for %s: %w", p.name, err)
 		}
 	}
+}
+
+// swapped refuses a request for the model that a swap ends: it is not loaded
+// for it, which would undo what somebody has decided.
+func swapped(w cluster.Swap) error {
+	return &generation.Error{Kind: generation.KindUnavailable, RetryAfter: 5,
+		Message: fmt.Sprintf("%s is being swapped for %s and takes no new requests; ask for %s, or for %s again when the swap is over", w.Model(), w.New.Model, w.New.Model, w.Model())}
 }
 
 // pause waits for a change, or for a while if there is a limit.

@@ -285,3 +285,18 @@ func TestUnloadedIsNotLoadedForALoss(t *testing.T) {
 		t.Errorf("%v, %d loads", err, loads)
 	}
 }
+
+// TestSwappedIsNotLoaded: a request for a model that a swap ends does not undo
+// the swap.
+func TestSwappedIsNotLoaded(t *testing.T) {
+	b := newBoard()
+	b.set(false, "")
+	b.state.Swaps = map[string]cluster.Swap{"s": {ID: "s", Old: []cluster.Wanted{{ID: "w", Model: "m"}}, New: cluster.Wanted{ID: "s", Model: "new"}}}
+	r := newRouter(t, b, func(o *Options) {
+		o.Load = func(context.Context, string) (uint64, error) { t.Error("it is loaded"); return 1, nil }
+	})
+	var e *generation.Error
+	if _, err := r.Model(t.Context(), "m"); !errors.As(err, &e) || e.Kind != generation.KindUnavailable || e.RetryAfter == 0 || !strings.Contains(e.Message, "m is being swapped for new") {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,0 +1,99 @@
+package master
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/skein-run/skein/internal/cluster"
+	"github.com/skein-run/skein/internal/cluster/command"
+	"github.com/skein-run/skein/internal/cluster/placement"
+	"github.com/skein-run/skein/internal/cluster/reconcile"
+	"github.com/skein-run/skein/internal/replica"
+)
+
+// PlanSwap is a dry run of a swap: where the new model would go. Nothing
+// changes. Errors are *replica.Refusal, or of asking the nodes.
+func (p *Planner) PlanSwap(ctx context.Context, w command.Swap) (Planned, error) {
+	w.Load = p.complete(w.Load)
+	planned, _, err := p.planSwap(ctx, "dry-run", w)
+	return planned, refusal(err)
+}
+
+// Swap has a model take the place of another: the new one's place is found here,
+// in what there is when the old one has ended, and checked by the master. When
+// it returns, that is decided; if it can't be, nothing changed. The id makes it
+// safe to call again. Errors are *replica.Refusal and those of Submit.
+func (p *Planner) Swap(ctx context.Context, id string, w command.Swap) (Planned, error) {
+	w.Load = p.complete(w.Load)
+	return p.again(ctx, "swap for "+w.Load.Model, func() (Planned, command.Command, error) {
+		planned, placed, err := p.planSwap(ctx, id, w)
+		var no *command.Refusal
+		switch {
+		case errors.As(err, &no):
+			// The master says how it is; it takes no swap without a place.
+			planned, placed = Planned{Load: w.Load}, w
+		case err != nil:
+			return Planned{}, command.Command{}, refusal(err)
+		}
+		c, err := placed.Command(id)
+		return planned, c, err
+	})
+}
+
+func (p *Planner) planSwap(ctx context.Context, id string, w command.Swap) (Planned, command.Swap, error) {
+	state, _ := p.opts.State.State()
+	old, next, err := w.Parts(state, id)
+	if err != nil {
+		return Planned{}, w, err
+	}
+	vitals, err := p.opts.Vitals.Vitals(ctx, time.Now().Add(-fresh))
+	if err != nil {
+		return Planned{}, w, fmt.Errorf("plan %s: the nodes can't be asked for their free memory: %w", next.Model, err)
+	}
+	plan, tokens, overlap, err := reconcile.SwapPlan(state, vitals, p.opts.Vitals.Links(), old, next, time.Now())
+	if err != nil {
+		return Planned{}, w, &placementError{err}
+	}
+	i := next.Instance(reconcile.InstanceID(state.Session, state.Index, next.ID), tokens, plan)
+	w.Load.Instances, w.Overlap = []cluster.Instance{i}, overlap
+	out := Planned{Load: w.Load, Plans: []placement.Plan{plan}}
+	for _, o := range old {
+		for _, i := range command.Instances(state, o.ID) {
+			out.Result.Freed += i.Memory()
+		}
+	}
+	return out, w, nil
+}
+
+// again plans and submits, anew when the cluster changed under the plan.
+func (p *Planner) again(ctx context.Context, what string, plan func() (Planned, command.Command, error)) (Planned, error) {
+	for try := 1; ; try++ {
+		changes := p.opts.State.Changes()
+		planned, c, err := plan()
+		if err != nil {
+			return Planned{}, err
+		}
+		a, err := p.opts.State.Submit(ctx, replica.Command(c))
+		if err == nil {
+			planned.Index, planned.Copies = a.Index, a.Copies
+			planned.Result, err = answer(a, nil)
+			return planned, err
+		}
+		var refused *replica.Refusal
+		if !errors.As(err, &refused) || refused.Code != command.StalePlan || try == replans {
+			return Planned{}, err
+		}
+		wait := time.NewTimer(stale)
+		select {
+		case <-changes:
+		case <-wait.C:
+		case <-ctx.Done():
+		}
+		wait.Stop()
+		if ctx.Err() != nil {
+			return Planned{}, fmt.Errorf("%s: %w", what, context.Cause(ctx))
+		}
+	}
+}
