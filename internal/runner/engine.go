@@ -104,8 +104,8 @@ func load(lib *llama.Library, req wire.LoadRequest, gpu bool, progress func(floa
 	}
 	chunk := chunkFor(req.ChunkTokens, m.Parameters(), gpu, req.Context)
 	ctx, err := m.NewContext(llama.ContextOptions{
-		PlainAttention: req.PlainAttention,
-		Sequences:      req.Slots, ContextSeq: req.Context, BatchTokens: max(chunk, req.Slots), Threads: req.Threads,
+		PlainAttention: req.PlainAttention, Exact: exact(req.Paths),
+		Sequences: req.Slots, ContextSeq: req.Context, BatchTokens: max(chunk, req.Slots), Threads: req.Threads,
 	})
 	if err != nil {
 		m.Close()

@@ -40,9 +40,8 @@ func cut(layers, stages int, parts []int) []slice.Spec {
 // layersOf reads a model file's number of layers.
 func layersOf(t testing.TB, path string) int {
 	t.Helper()
-	m := &member{}
-	t.Cleanup(m.close)
-	whole, _, err := m.parse([]string{path})
+	whole, files, err := parse([]string{path})
+	defer closeAll(files)
 	if err != nil {
 		t.Fatal(err)
 	}

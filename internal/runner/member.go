@@ -94,15 +94,20 @@ func loadMember(lib *llama.Library, req wire.LoadRequest, progress func(float64)
 	}
 	// All shards must take batches of the same size, whatever their machines.
 	chunk := chunkFor(req.ChunkTokens, whole.Parameters(), false, req.Context)
+	h, err := hyper.Read(whole)
+	if err != nil {
+		return nil, &wire.Failure{Code: wire.CodeModel, Message: fmt.Sprintf("load %s: %v", req.Paths[0], err)}
+	}
 	m.peers = m.layout.Peers()
 	m.ctx, err = m.model.NewContext(llama.ContextOptions{
+		Exact:     h.Exact,
 		Sequences: req.Slots, ContextSeq: req.Context, BatchTokens: max(chunk, req.Slots), Threads: req.Threads,
 		Hooks: &llama.Hooks{Capture: m.file.Run.Capture, Enter: m.file.Run.Enter, Positions: m.file.Run.Positions, Reduce: m.file.Run.Reduce, Exchange: m.exchange},
 	})
 	if err != nil {
 		return nil, &wire.Failure{Code: contextCode(err), Message: err.Error()}
 	}
-	if err := m.describe(l, whole, chunk); err != nil {
+	if err := m.describe(l, h, whole.Parameters(), chunk); err != nil {
 		return nil, &wire.Failure{Code: wire.CodeModel, Message: fmt.Sprintf("load %s: %v", req.Paths[0], err)}
 	}
 	if err := m.warmUp(); err != nil {
@@ -117,9 +122,14 @@ func loadMember(lib *llama.Library, req wire.LoadRequest, progress func(float64)
 
 // open reads the model's header and cuts this process's shard.
 func (m *member) open(paths []string) (*gguf.Model, []io.ReaderAt, error) {
-	whole, parts, err := m.parse(paths)
+	whole, files, err := parse(paths)
+	m.source = files
 	if err != nil {
 		return nil, nil, err
+	}
+	parts := make([]io.ReaderAt, len(files))
+	for i, f := range files {
+		parts[i] = f
 	}
 	if m.file, err = slice.Cut(whole, m.layout.Shards[m.layout.Index]); err != nil {
 		return nil, nil, err
@@ -136,37 +146,9 @@ func (m *member) open(paths []string) (*gguf.Model, []io.ReaderAt, error) {
 	return whole, parts, nil
 }
 
-// parse reads the model's header and keeps its files open.
-func (m *member) parse(paths []string) (*gguf.Model, []io.ReaderAt, error) {
-	var files []*gguf.File
-	var parts []io.ReaderAt
-	for _, p := range paths {
-		f, err := os.Open(p)
-		if err != nil {
-			return nil, nil, err
-		}
-		m.source = append(m.source, f)
-		info, err := f.Stat()
-		if err != nil {
-			return nil, nil, err
-		}
-		g, err := gguf.Parse(f, info.Size())
-		if err != nil {
-			return nil, nil, err
-		}
-		files, parts = append(files, g), append(parts, f)
-	}
-	whole, err := gguf.Join(files...)
-	return whole, parts, err
-}
-
 // describe fills in what the shard's own file, and a vocabulary alone, don't
 // tell of the whole model.
-func (m *member) describe(l *loaded, whole *gguf.Model, chunk int) error {
-	h, err := hyper.Read(whole)
-	if err != nil {
-		return err
-	}
+func (m *member) describe(l *loaded, h *hyper.Params, parameters uint64, chunk int) error {
 	end := m.layout.Shards[len(m.layout.Shards)-1].End
 	if m.layout.Shards[0].First != 0 || end != h.Layers {
 		return fmt.Errorf("the shards have the layers 0 to %d, the model has %d", end, h.Layers)
@@ -179,7 +161,7 @@ func (m *member) describe(l *loaded, whole *gguf.Model, chunk int) error {
 	if l.model == nil {
 		i.BOS, i.EOS = -1, -1
 	}
-	i.Description, i.Parameters, i.Bytes = m.model.Description(), whole.Parameters(), m.model.Bytes()
+	i.Description, i.Parameters, i.Bytes = m.model.Description(), parameters, m.model.Bytes()
 	i.Layers, i.Embedding, i.Vocabulary, i.TrainedContext = h.Layers, h.Embedding, m.file.Run.Vocabulary, h.Context
 	i.Memory, i.Context, i.Slots = m.memory, min(m.req.Context, m.ctx.ContextSeq()), m.req.Slots
 	i.Threads, i.ChunkTokens = m.req.Threads, chunk
@@ -221,11 +203,7 @@ func (m *member) close() {
 	if m.model != nil {
 		m.model.Close()
 	}
-	for _, f := range m.source {
-		if err := f.Close(); err != nil {
-			logLine(logWarn, err.Error())
-		}
-	}
+	closeAll(m.source)
 }
 
 // exchange sums up a partial result over the ranks of the stage.

@@ -25,9 +25,8 @@ type arrival struct {
 // far as a sample of each tensor tells. A fine-tuned model differs from its base
 // in every tensor that was trained.
 func (r *process) weights() (string, error) {
-	m := &member{}
-	defer m.close()
-	whole, _, err := m.parse(r.model.req.Paths)
+	whole, files, err := parse(r.model.req.Paths)
+	defer closeAll(files)
 	if err != nil {
 		return "", err
 	}

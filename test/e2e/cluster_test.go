@@ -3,12 +3,9 @@
 package e2e
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -18,9 +15,6 @@ import (
 	"syscall"
 	"testing"
 
-	"bytes"
-
-	"github.com/skein-run/skein/internal/gguf"
 	"github.com/skein-run/skein/internal/gguf/gguftest"
 )
 
@@ -34,50 +28,7 @@ const question = "What is Skein?"
 // saveExact writes it into a folder of its own and gives the folder.
 func saveExact(t *testing.T) string {
 	t.Helper()
-	file := parsed(t)
-	from := map[string]gguf.Tensor{}
-	var tensors []gguf.Tensor
-	for _, x := range file.Tensors() {
-		from[x.Name] = x
-		if x.Type == gguf.Q8_0 {
-			x.Type, x.Bytes = gguf.F32, x.Bytes/34*32*4
-		}
-		tensors = append(tensors, x)
-	}
-	kvs := slices.DeleteFunc(slices.Clone(file.Pairs()), func(p gguf.KV) bool {
-		return p.Key == "general.file_type" || p.Key == "llama.context_length"
-	})
-	kvs = append(kvs, gguftest.KV("general.file_type", uint32(0)), gguftest.KV("llama.context_length", uint32(1<<15)))
-	var b bytes.Buffer
-	err := gguf.Write(&b, kvs, tensors, func(x gguf.Tensor) (io.Reader, error) {
-		data, err := io.ReadAll(file.Data(from[x.Name]))
-		if from[x.Name].Type == gguf.Q8_0 {
-			data = widened(data)
-		}
-		return bytes.NewReader(data), err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Dir(save(t, t.TempDir(), exact, b.Bytes()))
-}
-
-// widened is Q8_0 in f32: blocks of a half-precision scale and 32 signed bytes.
-func widened(blocks []byte) (out []byte) {
-	for ; len(blocks) >= 34; blocks = blocks[34:] {
-		h := binary.LittleEndian.Uint16(blocks)
-		scale := math.Ldexp(float64(h&0x3ff|0x400), int(h>>10&0x1f)-25)
-		if h>>10&0x1f == 0 {
-			scale = math.Ldexp(float64(h&0x3ff), -24)
-		}
-		if h>>15 == 1 {
-			scale = -scale
-		}
-		for _, q := range blocks[2:34] {
-			out = binary.LittleEndian.AppendUint32(out, math.Float32bits(float32(scale*float64(int8(q)))))
-		}
-	}
-	return out
+	return filepath.Dir(gguftest.WidenFile(t, demoPath(), exact, gguftest.KV("llama.context_length", uint32(1<<15))))
 }
 
 // member starts a node of a cluster and waits until it is up. It joins the
@@ -321,7 +272,7 @@ func TestCluster(t *testing.T) {
 	}
 
 	n[1].load(exact, n[0], n[1], n[2])
-	const tokens = 500 // soon after, this model is of two minds
+	const tokens = 500
 	want := n[2].open("/v1/chat/completions", long(tokens)).whole("", tokens)
 	for _, i := range []int{1, 2} {
 		kept, err := filepath.Glob(filepath.Join(n[i].home, "fetched", "*"))
@@ -378,7 +329,7 @@ func TestWorkerKilledAndTheAnswerGoesOn(t *testing.T) {
 	first := member(t, nil, options{args: []string{"--models-dir", dir, "--no-worker"}})
 	workers := []*node{member(t, first, options{}), member(t, first, options{}), member(t, first, options{})}
 	together(t, append(workers, first)...)
-	const tokens = 500 // soon after, this model is of two minds
+	const tokens = 500
 	for where, victim := range []string{"follower", "head"} {
 		r := first.post("/v1/cluster/models/load", loadBody(exact, 2))
 		if r.status/100 != 2 {

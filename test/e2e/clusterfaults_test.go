@@ -50,7 +50,7 @@ func TestClusterFaults(t *testing.T) {
 	t.Logf("acknowledged commands lost: 0 of %d; generations lost or doubled: 0 of %d", f.acknowledged, f.answers)
 }
 
-// campaignTokens are before the point where this model is of two minds (byte 1940).
+// campaignTokens are those of an answer.
 const campaignTokens = 500
 
 // clusterCampaign is the nodes, and what was measured.

@@ -50,6 +50,8 @@ type Model struct {
 	// Units is how many equal pieces the ranks of a stage can share out: whole
 	// KV heads. Ranks get whole units, in any proportion.
 	Units int `json:"units"`
+	// Exact: keys and values are kept in f32 (hyper.Params.Exact).
+	Exact bool `json:"exact,omitempty"`
 }
 
 // Part is an amount of which ranks keep Shared whole and share out Cut.
@@ -79,6 +81,9 @@ type Layer struct {
 	Windowed bool `json:"windowed"`
 	State    Part `json:"state"`   // recurrent state, bytes a slot
 	Scratch  Part `json:"scratch"` // compute memory, bytes a token of a batch
+	// Scores comes to Scratch for each cell of the layer's cache, bytes; 0: its
+	// attention needs none.
+	Scores Part `json:"scores,omitzero"`
 	// Reductions is how many sums over the ranks the layer ends in.
 	Reductions int `json:"reductions"`
 }
@@ -99,6 +104,15 @@ func (l Layer) Kind() Kind {
 		k += 4
 	}
 	return k
+}
+
+// scores is the memory of the layer's scores, bytes a token of a batch.
+func (l Layer) scores(full, windowed int64) Part {
+	cells := full
+	if l.Windowed {
+		cells = windowed
+	}
+	return Part{limit(float64(l.Scores.Shared) * float64(cells)), limit(float64(l.Scores.Cut) * float64(cells))}
 }
 
 func (m Model) validate() error {
@@ -148,7 +162,7 @@ type sums struct {
 	flops         []float64
 	full, sliding []int // how many layers have that kind of cache
 	reductions    []int
-	scratch       Part // the largest
+	scratch       Part // the largest, with its scores
 	maxState      int64
 	spec          hyper.Spec
 	kinds         [][]int   // [k][i]: layers of the kind of Lacking[k] in [0, i)
@@ -173,7 +187,7 @@ func newSums(r Request) *sums {
 	n := len(m.Layers)
 	s := &sums{m: m, weights: make([]Part, n+1), read: make([]Part, n+1), cells: make([]Part, n+1), window: make([]Part, n+1),
 		state: make([]Part, n+1), flops: make([]float64, n+1), full: make([]int, n+1), sliding: make([]int, n+1), reductions: make([]int, n+1),
-		spec: hyper.Spec{Context: r.Context, Slots: r.Slots, Batch: max(r.Batch, r.Slots)}}
+		spec: hyper.Spec{Context: r.Context, Slots: r.Slots, Batch: max(r.Batch, r.Slots), Exact: m.Exact}}
 	s.fullCells, s.windowCells = s.spec.Cells(m.Window)
 	s.kinds = make([][]int, len(m.Lacking))
 	for k := range s.kinds {
@@ -198,7 +212,8 @@ func newSums(r Request) *sums {
 				s.kinds[k][i+1]++
 			}
 		}
-		s.scratch = Part{max(s.scratch.Shared, l.Scratch.Shared), max(s.scratch.Cut, l.Scratch.Cut)}
+		work := plus(l.Scratch, l.scores(s.fullCells, s.windowCells))
+		s.scratch = Part{max(s.scratch.Shared, work.Shared), max(s.scratch.Cut, work.Cut)}
 		s.maxState = max(s.maxState, l.State.Sum())
 	}
 	return s

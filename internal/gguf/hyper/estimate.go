@@ -17,6 +17,9 @@ type Spec struct {
 	Outputs int
 	// KeyType and ValueType of the KV cache; 0: F16.
 	KeyType, ValueType gguf.TensorType
+	// Exact is Params.Exact: the cache is of f32, whatever the types say, and
+	// attention plain. For finds it out.
+	Exact bool
 	// FullWindow keeps the whole context in sliding-window layers too.
 	FullWindow bool
 }
@@ -80,6 +83,7 @@ func For(m *gguf.Model, spec Spec) (Estimate, error) {
 	if err != nil {
 		return Estimate{}, fmt.Errorf("estimate memory: %w", err)
 	}
+	spec.Exact = h.Exact
 	full, windowed := spec.Cells(h.Window)
 	kv, masks := h.cache(spec, full, windowed)
 	recurrent := 0.0
@@ -135,8 +139,13 @@ func rowBytes(t gguf.TensorType, n int) float64 {
 // activations is the scratch memory of the widest point of the graph.
 func (h *Params) activations(spec Spec) float64 {
 	widest := 0.0 // f32 values for each token
+	full, windowed := spec.Cells(h.Window)
 	for i := range h.Layers {
-		widest = max(widest, h.widest(i))
+		cells := full
+		if h.Windowed[i] {
+			cells = windowed
+		}
+		widest = max(widest, h.widest(i)+h.scores(spec, i)*float64(cells))
 	}
 	state := 0.0
 	if slices.Contains(h.Recurrent, true) {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/skein-run/skein/internal/gguf"
+	"github.com/skein-run/skein/internal/gguf/gguftest"
 	"github.com/skein-run/skein/internal/gguf/hyper"
 )
 
@@ -24,6 +25,12 @@ type measured struct {
 func measurements() []measured {
 	return []measured{
 		{"demo", 4, 4096, 512, 4.26, 32, 0, 10.51, 0.03},
+		// f32: the cache too, and no flash attention.
+		{"demo in f32", 4, 4096, 512, 16.01, 64, 0, 75.01, 0.03},
+		{"demo in f32", 1, 1024, 512, 16.01, 4, 0, 21.01, 0.01},
+		{"demo in f32", 2, 2048, 256, 16.01, 16, 0, 19.5, 0.02},
+		{"demo in f32", 1, 32768, 256, 16.01, 128, 0, 289.5, 0.01},
+		{"demo in f32", 1, 1024, 64, 16.01, 4, 0, 2.63, 0.01},
 		{"smollm2", 4, 4096, 512, 92.1, 360, 0, 17.51, 0.75},
 		{"bloom-dense-f16", 4, 4096, 512, 1.9, 32, 0, 7.01, 0.00},
 		{"cohere2-dense-f16", 4, 4096, 512, 2.2, 19, 0, 8.27, 0.00},
@@ -160,7 +167,7 @@ func measurements() []measured {
 func TestEstimateAgainstLibrary(t *testing.T) {
 	checked := 0
 	for _, w := range measurements() {
-		path := w.path()
+		path := w.path(t)
 		if _, err := os.Stat(path); err != nil {
 			t.Logf("NOT CHECKED: %s is not on this machine", w.model)
 			continue
@@ -210,8 +217,10 @@ func TestEstimateAgainstLibrary(t *testing.T) {
 	}
 }
 
-func (w measured) path() string {
+func (w measured) path(t *testing.T) string {
 	switch w.model {
+	case "demo in f32":
+		return gguftest.WidenFile(t, demoModel, "f32")
 	case "demo":
 		return demoModel
 	case "smollm2":

@@ -54,9 +54,13 @@ type Params struct {
 	SSM       SSM
 
 	// MLA: keys and values share one latent vector a token, so only K is kept.
-	MLA     bool
-	KVRank  int
-	Causal  bool
+	MLA    bool
+	KVRank int
+	Causal bool
+	// Exact tells that all weights are f32: what is computed of them again in
+	// other shapes is to give the same tokens, so their keys and values are kept
+	// in f32 too, and flash kernels, which round them to f16, are not used.
+	Exact   bool
 	Encoder bool // no KV cache at all: embedding and diffusion models
 	// KVIndexer is the width of the extra key cache of sparse attention.
 	KVIndexer int
@@ -229,6 +233,7 @@ func read(m *gguf.Model) (*Params, error) {
 	h.ValDimSWA = r.num("attention.value_length_swa", h.ValueDim)
 	h.MLA = r.num("attention.key_length_mla", 0) > 0 && r.num("attention.value_length_mla", 0) > 0
 	h.Vocabulary = r.vocabulary()
+	h.Exact = !slices.ContainsFunc(m.Tensors(), func(t gguf.Tensor) bool { return t.Type != gguf.F32 })
 	r.window(h)
 	r.recurrence(h)
 	r.exceptions(h)

@@ -1,6 +1,10 @@
 package hyper
 
-import "math"
+import (
+	"math"
+
+	"github.com/skein-run/skein/internal/gguf"
+)
 
 // Layer is what one layer adds to the memory of a model or a shard of it.
 type Layer struct {
@@ -13,6 +17,9 @@ type Layer struct {
 	// Scratch is the memory for one token of a batch while the layer computes,
 	// bytes. Layers take turns in it: the largest counts.
 	Scratch int64
+	// Scores is what comes to that for each cell, bytes: plain attention holds
+	// a score of each head.
+	Scores int64
 }
 
 // PerLayer gives what each layer adds, for a KV cache of the spec's types. A
@@ -24,7 +31,7 @@ func (h *Params) PerLayer(spec Spec) ([]Layer, error) {
 	}
 	out := make([]Layer, h.Layers)
 	for i := range out {
-		out[i] = Layer{Cell: clamp(h.cell(spec, i)), Windowed: h.Attention[i] && h.Windowed[i], Scratch: clamp(4 * h.widest(i))}
+		out[i] = Layer{Cell: clamp(h.cell(spec, i)), Windowed: h.Attention[i] && h.Windowed[i], Scratch: clamp(4 * h.widest(i)), Scores: clamp(4 * h.scores(spec, i))}
 		if h.Recurrent[i] {
 			out[i].State = clamp(float64(h.ConvState+h.SSMState) * 4)
 		}
@@ -50,18 +57,21 @@ func (s Spec) Cells(window int) (full, windowed int64) {
 // positions, row numbers, alignment.
 const Inputs = 64 << 10
 
-// Masks is the memory of the attention masks for a batch, bytes: one f16 mask
-// for each kind of cache that the layers use.
+// Masks is the memory of the attention masks for a batch, bytes: one for each
+// kind of cache that the layers use, of f16 for flash attention and f32 for plain.
 func (s Spec) Masks(full, windowed int64, usesFull, usesWindow bool) float64 {
 	if s.Batch == 0 {
 		s.Batch = defaultBatch
 	}
-	masks := 0.0
+	masks, each := 0.0, 2.0
+	if s.Exact {
+		each = 4
+	}
 	if usesFull {
-		masks += float64(full) * float64(s.Batch) * 2
+		masks += float64(full) * float64(s.Batch) * each
 	}
 	if usesWindow {
-		masks += float64(windowed) * float64(s.Batch) * 2
+		masks += float64(windowed) * float64(s.Batch) * each
 	}
 	return masks
 }
@@ -85,11 +95,24 @@ func (h *Params) cell(spec Spec, i int) float64 {
 	if h.Windowed[i] {
 		k, v = h.KeyDimSWA, h.ValDimSWA
 	}
-	bytes := rowBytes(spec.KeyType, k*h.KVHeads[i]) + rowBytes(spec.KeyType, h.KVIndexer)
+	keys, values := spec.KeyType, spec.ValueType
+	if spec.Exact {
+		keys, values = gguf.F32, gguf.F32
+	}
+	bytes := rowBytes(keys, k*h.KVHeads[i]) + rowBytes(keys, h.KVIndexer)
 	if !h.MLA {
-		bytes += rowBytes(spec.ValueType, v*h.KVHeads[i])
+		bytes += rowBytes(values, v*h.KVHeads[i])
 	}
 	return bytes * float64(max(h.Loops, 1))
+}
+
+// scores is how many f32 values layer i needs at once for each token and each
+// token before it.
+func (h *Params) scores(spec Spec, i int) float64 {
+	if !spec.Exact || !h.Attention[i] {
+		return 0
+	}
+	return float64(h.Heads[i])
 }
 
 // widest is how many f32 values layer i needs at once for each token.

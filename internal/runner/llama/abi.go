@@ -54,6 +54,7 @@ const poolParamsSize = 1024
 
 // Values of the enums that we read or write.
 const (
+	ggmlTypeF32       = 0
 	ggmlTypeF16       = 1
 	splitModeLayer    = 1
 	loadModeAuto      = -1

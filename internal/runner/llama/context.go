@@ -17,6 +17,9 @@ type ContextOptions struct {
 	// PlainAttention computes attention by the library's plain kernels instead
 	// of its flash ones: the same result, rounded otherwise.
 	PlainAttention bool
+	// Exact keeps keys and values in f32, and implies PlainAttention: flash
+	// kernels round them to f16.
+	Exact bool
 	// Outputs is the most items of one Decode that are outputs; 0: one a
 	// sequence. Their logits lie in memory, a row each.
 	Outputs int
@@ -69,8 +72,11 @@ func (m *Model) NewContext(o ContextOptions) (*Context, error) {
 	}
 	p.kvUnified = cbool(o.Unified)
 	p.swaFull = cbool(o.SWAFull)
-	if o.PlainAttention {
+	if o.PlainAttention || o.Exact {
 		p.flashAttn = flashAttnOff
+	}
+	if o.Exact {
+		p.typeK, p.typeV = ggmlTypeF32, ggmlTypeF32
 	}
 	positions := 1
 	if o.Hooks != nil {

@@ -25,7 +25,8 @@ import (
 // heads to bound them.
 const maxUnits = 16
 
-// Of makes the profile of a model for KV caches of f16. A model that must not
+// Of makes the profile of a model for the KV caches that it gets: of f16, or of
+// f32 where its weights are. A model that must not
 // be cut has a profile too, with the reason in it.
 func Of(m *gguf.Model, name string) (placement.Model, error) {
 	p, err := of(m, name)
@@ -43,20 +44,20 @@ func of(m *gguf.Model, name string) (placement.Model, error) {
 	n := h.Layers // draft layers are in no stage
 	out := placement.Model{
 		Name: name, Layers: make([]placement.Layer, n), Embedding: h.Embedding, Vocabulary: h.Vocabulary,
-		Window: h.Window, Trained: h.Context, Whole: m.TensorBytes(), Units: 1,
+		Window: h.Window, Trained: h.Context, Exact: h.Exact, Whole: m.TensorBytes(), Units: 1,
 	}
 	experts := 1.0
 	if h.Experts > 0 && h.ExpertsUsed > 0 {
 		experts = min(1, float64(h.ExpertsUsed)/float64(h.Experts))
 	}
-	whole, err := measure(m, experts)
+	whole, err := measure(m, experts, h.Exact)
 	if err != nil {
 		return out, err
 	}
 	for i, w := range whole.layers {
 		out.Whole -= w.weights
 		out.Layers[i] = placement.Layer{Weights: placement.Part{Shared: w.weights}, Read: placement.Part{Shared: w.read}, Flops: w.flops,
-			Cell: placement.Part{Shared: w.Cell}, Windowed: w.Windowed, State: placement.Part{Shared: w.State}, Scratch: placement.Part{Shared: w.Scratch}}
+			Cell: placement.Part{Shared: w.Cell}, Windowed: w.Windowed, State: placement.Part{Shared: w.State}, Scratch: placement.Part{Shared: w.Scratch}, Scores: placement.Part{Shared: w.Scores}}
 	}
 	out.HeadRead.Shared = headBytes(m)
 	if err := ends(m, &out, n); err != nil {
@@ -81,13 +82,13 @@ type measured struct {
 }
 
 // measure sums up the tensors of each layer. experts is the share of them that
-// a token is sent to.
-func measure(m *gguf.Model, experts float64) (measured, error) {
+// a token is sent to; exact is Params.Exact of the whole model.
+func measure(m *gguf.Model, experts float64, exact bool) (measured, error) {
 	h, err := hyper.Read(m)
 	if err != nil {
 		return measured{}, err
 	}
-	each, err := h.PerLayer(hyper.Spec{Context: 1, Slots: 1})
+	each, err := h.PerLayer(hyper.Spec{Context: 1, Slots: 1, Exact: exact})
 	if err != nil {
 		return measured{}, err
 	}
@@ -164,7 +165,7 @@ func (h header) ReadAt(p []byte, off int64) (int, error) {
 type refusal struct{ error }
 
 // cutting cuts and measures a shard.
-func cutting(m *gguf.Model, spec slice.Spec, experts float64) (*slice.File, measured, error) {
+func cutting(m *gguf.Model, spec slice.Spec, experts float64, exact bool) (*slice.File, measured, error) {
 	f, err := slice.Cut(m, spec)
 	if err != nil {
 		return nil, measured{}, refusal{err}
@@ -173,7 +174,7 @@ func cutting(m *gguf.Model, spec slice.Spec, experts float64) (*slice.File, meas
 	if err != nil {
 		return nil, measured{}, err
 	}
-	sizes, err := measure(shard, experts)
+	sizes, err := measure(shard, experts, exact)
 	if err != nil {
 		return nil, measured{}, err
 	}
@@ -216,7 +217,7 @@ func ends(m *gguf.Model, out *placement.Model, n int) error {
 			if end = max(end, first+1); next < end {
 				continue
 			}
-			_, sizes, err := cutting(m, slice.Spec{First: first, End: next}, 1)
+			_, sizes, err := cutting(m, slice.Spec{First: first, End: next}, 1, out.Exact)
 			if err == nil {
 				end = next
 				least[first], stages[first] = end, sizes
@@ -299,7 +300,7 @@ func padding(m *gguf.Model, out *placement.Model, least []int, stages []measured
 		}
 		look(first, least[first], stages[first])
 		if end := first + n/2; end < n && end > least[first] && least[end] > 0 {
-			_, sizes, err := cutting(m, slice.Spec{First: first, End: end}, 1)
+			_, sizes, err := cutting(m, slice.Spec{First: first, End: end}, 1, out.Exact)
 			var refused refusal
 			switch {
 			case err == nil:
@@ -350,7 +351,7 @@ func reason(err error) string {
 // ranks finds out into how many pieces the layers can be cut, and what of each
 // layer is shared out.
 func ranks(m *gguf.Model, out *placement.Model, n int, h *hyper.Params, experts float64) error {
-	_, whole, err := cutting(m, slice.Spec{First: 0, End: n}, experts)
+	_, whole, err := cutting(m, slice.Spec{First: 0, End: n}, experts, out.Exact)
 	var refused refusal
 	if errors.As(err, &refused) {
 		out.NoTensor = reason(refused.error)
@@ -369,7 +370,7 @@ func ranks(m *gguf.Model, out *placement.Model, n int, h *hyper.Params, experts 
 		var file *slice.File
 		for rank := range units {
 			var one measured
-			if file, one, err = cutting(m, slice.Spec{First: 0, End: n, Rank: rank, Parts: parts}, experts); err != nil {
+			if file, one, err = cutting(m, slice.Spec{First: 0, End: n, Rank: rank, Parts: parts}, experts, out.Exact); err != nil {
 				break
 			}
 			most.raise(one)
@@ -397,7 +398,8 @@ func (a *measured) raise(b measured) {
 	for i := range a.layers {
 		x, y := &a.layers[i], b.layers[i]
 		x.weights, x.read = max(x.weights, y.weights), max(x.read, y.read)
-		x.Cell, x.State, x.Scratch = max(x.Cell, y.Cell), max(x.State, y.State), max(x.Scratch, y.Scratch)
+		x.Cell, x.State = max(x.Cell, y.Cell), max(x.State, y.State)
+		x.Scratch, x.Scores = max(x.Scratch, y.Scratch), max(x.Scores, y.Scores)
 	}
 	a.rest, a.head = max(a.rest, b.rest), max(a.head, b.head)
 }
@@ -440,7 +442,8 @@ func spread(out *placement.Model, whole, rank measured, m *gguf.Model, reduce []
 	for i := range out.Layers {
 		l, w, r := &out.Layers[i], whole.layers[i], rank.layers[i]
 		l.Weights, l.Read = part(w.weights, r.weights), part(w.read, r.read)
-		l.Cell, l.State, l.Scratch = part(w.Cell, r.Cell), part(w.State, r.State), part(w.Scratch, r.Scratch)
+		l.Cell, l.State = part(w.Cell, r.Cell), part(w.State, r.State)
+		l.Scratch, l.Scores = part(w.Scratch, r.Scratch), part(w.Scores, r.Scores)
 		for _, name := range reduce {
 			weight := name.Weight
 			if weight == "" {

@@ -10,6 +10,7 @@ import (
 	"github.com/skein-run/skein/internal/cluster/placement"
 	"github.com/skein-run/skein/internal/cluster/placement/profile"
 	"github.com/skein-run/skein/internal/gguf"
+	"github.com/skein-run/skein/internal/gguf/gguftest"
 	"github.com/skein-run/skein/internal/gguf/hyper"
 	"github.com/skein-run/skein/internal/gguf/slice"
 )
@@ -52,6 +53,7 @@ func models(t *testing.T) []string {
 		t.Log("NOT CHECKED: the tiny models of other architectures are not on this machine")
 	}
 	out = append(out, archs...)
+	out = append(out, gguftest.WidenFile(t, out[0], "f32"))
 	if path := os.Getenv("SKEIN_TEST_SMOLLM2"); path != "" {
 		out = append(out, path)
 	}
