@@ -81,6 +81,19 @@ func Check(s State) error {
 	if len(s.Commands) > maxCommands {
 		bad("%d commands are remembered, %d at most", len(s.Commands), maxCommands)
 	}
+	hashes := map[KeyHash]bool{}
+	for name, k := range s.Keys {
+		if err := k.check(); err != nil || k.Name != name || hashes[k.Hash] {
+			bad("key %q is listed as %q, or has the secret of another: %v", k.Name, name, err)
+		}
+		hashes[k.Hash] = true
+	}
+	if len(s.Keys) > maxKeys {
+		bad("there are %d keys, %d at most", len(s.Keys), maxKeys)
+	}
+	if err := checkAudit(s.Audit); err != nil {
+		bad("%w", err)
+	}
 	return errors.Join(errs...)
 }
 

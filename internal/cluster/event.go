@@ -15,7 +15,8 @@ import (
 //
 //	1  2026-11-22  first
 //	2  2026-11-28  swaps
-const EventVersion = 2
+//	3  2026-11-28  keys, and who gave a command
+const EventVersion = 3
 
 // Event is one entry of the log.
 type Event struct {
@@ -23,6 +24,8 @@ type Event struct {
 	Session ids.Session
 	At      time.Time // of the master, UTC
 	Command string    // the command that it is the result of; "": none
+	By      string    // the name of the key that gave it; "": a node did
+	Via     ids.Node  // the node that took it
 	Change  Change
 }
 
@@ -52,6 +55,9 @@ func (s State) Admit(e Event) error {
 	case e.Change == nil:
 		return fmt.Errorf("event %d changes nothing", e.Index)
 	}
+	if len(e.By) > maxWho || len(e.Via) > maxWhat {
+		return fmt.Errorf("event %d names its giver with %d letters, at most %d", e.Index, len(e.By), maxWho)
+	}
 	if err := e.Change.fits(s); err != nil {
 		return fmt.Errorf("%s: %w", e.Change.kind(), err)
 	}
@@ -73,7 +79,7 @@ func (s State) Apply(e Event) State {
 	if err != nil {
 		return next
 	}
-	next = e.Change.apply(next, e)
+	next = e.Change.apply(next, e).audit(s, e)
 	if _, dropped := e.Change.(CommandDropped); e.Command != "" && !dropped {
 		next.Commands = remember(next.Commands, e.Command, CommandOutcome{Index: e.Index})
 	}
@@ -103,19 +109,22 @@ type written struct {
 	Session ids.Session     `json:"session"`
 	At      time.Time       `json:"at"`
 	Command string          `json:"command,omitempty"`
+	By      string          `json:"by,omitempty"`
+	Via     ids.Node        `json:"via,omitempty"`
 	Kind    string          `json:"kind"`
 	Change  json.RawMessage `json:"change"`
 }
 
-// Encode writes an event.
+// Encode writes an event for the log, and so for other nodes: with hashes of
+// keys. Who shows one to people encodes its Change with package json.
 func (e Event) Encode() ([]byte, error) {
 	if e.Change == nil {
 		return nil, fmt.Errorf("encode event %d: it changes nothing", e.Index)
 	}
-	change, err := json.Marshal(e.Change)
+	change, err := EncodeChange(e.Change)
 	if err == nil {
 		var b []byte
-		if b, err = json.Marshal(written{EventVersion, e.Index, e.Session, e.At.UTC(), e.Command, e.Change.kind(), change}); err == nil {
+		if b, err = json.Marshal(written{EventVersion, e.Index, e.Session, e.At.UTC(), e.Command, e.By, e.Via, e.Change.kind(), change}); err == nil {
 			return b, nil
 		}
 	}
@@ -134,7 +143,7 @@ func DecodeEvent(b []byte) (Event, error) {
 	if w.Version > EventVersion {
 		return Event{}, fmt.Errorf("decode event %d of version %d: %w", w.Index, w.Version, ErrVersion)
 	}
-	e := Event{Index: w.Index, Session: w.Session, At: w.At.UTC(), Command: w.Command}
+	e := Event{Index: w.Index, Session: w.Session, At: w.At.UTC(), Command: w.Command, By: w.By, Via: w.Via}
 	var err error
 	if e.Change, err = decodeChange(w.Kind, w.Change); err != nil {
 		return Event{}, fmt.Errorf("decode event %d: %s: %w", w.Index, w.Kind, err)
@@ -186,6 +195,12 @@ func decodeChange(kind string, b []byte) (Change, error) {
 		return as[SwapForgotten](b)
 	case CommandDropped{}.kind():
 		return as[CommandDropped](b)
+	case KeyAdded{}.kind():
+		return openKeyAdded(b)
+	case KeyRevoked{}.kind():
+		return as[KeyRevoked](b)
+	case Audited{}.kind():
+		return as[Audited](b)
 	}
 	return nil, fmt.Errorf("there is no such change: %w", ErrVersion)
 }
@@ -198,12 +213,29 @@ func as[T Change](b []byte) (Change, error) {
 	return c, nil
 }
 
-// Snapshot writes a state.
+// snapshot is a state as bytes. Its keys are apart, since a State's own JSON
+// has none.
+type snapshot struct {
+	Version int                  `json:"v,omitempty"`
+	State   State                `json:"state"`
+	Keys    map[string]sealedKey `json:"keys,omitempty"`
+}
+
+func (s State) seal(version int) ([]byte, error) {
+	w := snapshot{Version: version, State: s}
+	if len(s.Keys) > 0 {
+		w.Keys = map[string]sealedKey{}
+	}
+	for name, k := range s.Keys {
+		w.Keys[name] = seal(k)
+	}
+	return json.Marshal(w) // maps are written in the order of their keys
+}
+
+// Snapshot writes a state, hashes of keys included: it is for nodes. What is
+// for people's eyes is made with package json, and has no keys.
 func (s State) Snapshot() ([]byte, error) {
-	b, err := json.Marshal(struct {
-		Version int   `json:"v"`
-		State   State `json:"state"`
-	}{EventVersion, s})
+	b, err := s.seal(EventVersion)
 	if err != nil {
 		return nil, fmt.Errorf("write a snapshot of event %d: %w", s.Index, err)
 	}
@@ -213,8 +245,9 @@ func (s State) Snapshot() ([]byte, error) {
 // DecodeState reads a snapshot, of this version or an older one, and checks it.
 func DecodeState(b []byte) (State, error) {
 	var w struct {
-		Version int             `json:"v"`
-		State   json.RawMessage `json:"state"`
+		Version int                  `json:"v"`
+		State   json.RawMessage      `json:"state"`
+		Keys    map[string]sealedKey `json:"keys"`
 	}
 	if err := json.Unmarshal(b, &w); err != nil {
 		return State{}, fmt.Errorf("read a snapshot: %w", err)
@@ -225,6 +258,13 @@ func DecodeState(b []byte) (State, error) {
 	var s State
 	if err := json.Unmarshal(w.State, &s); err != nil {
 		return State{}, fmt.Errorf("read a snapshot: %w", err)
+	}
+	for name, sealed := range w.Keys {
+		k, err := sealed.open()
+		if err != nil {
+			return State{}, fmt.Errorf("read a snapshot: key %.70q: %w", name, err)
+		}
+		s.Keys = put(s.Keys, name, k)
 	}
 	if err := Check(s); err != nil {
 		return State{}, fmt.Errorf("read a snapshot of event %d: %w", s.Index, err)

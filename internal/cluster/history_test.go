@@ -24,7 +24,7 @@ var (
 
 const layers = 4
 
-var kinds = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 14, 15, 16, 17, 18, 17, 18, 17, 18, 19, 20, 20, 20, 21, 21}
+var kinds = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 14, 15, 16, 17, 18, 17, 18, 17, 18, 19, 20, 20, 20, 21, 21, 22, 22}
 
 func model(name string) cluster.Model {
 	return cluster.Model{Name: name, Files: []cluster.File{{Name: name + ".gguf", Size: 100, SHA256: "00"}},
@@ -124,6 +124,8 @@ func drawRare(t *rapid.T, s cluster.State, kind int, id ids.Node, name, wanted s
 			}
 		}
 		return rapid.SampledFrom([]cluster.Change{cluster.SwapEnded{Swap: swap}, cluster.SwapUndone{Swap: swap, Cause: "no"}, cluster.SwapForgotten{Swap: swap}}).Draw(t, "end")
+	case 22:
+		return drawKeyChange(t, s)
 	}
 	return rapid.SampledFrom([]cluster.Change{
 		cluster.DownloadBegan{Download: cluster.Download{Node: id, Model: name, From: rapid.SampledFrom(nodeNames).Draw(t, "from"), Bytes: 100}},
@@ -184,6 +186,9 @@ func drawHistory(t *rapid.T) (log []cluster.Event, states []cluster.State) {
 		}
 		if rapid.Bool().Draw(t, "commanded") {
 			e.Command = fmt.Sprintf("c%d", rapid.IntRange(0, 5).Draw(t, "command"))
+			if rapid.Bool().Draw(t, "by a person") {
+				e.By, e.Via = rapid.SampledFrom([]string{"ops", "config:ci", "local"}).Draw(t, "by"), rapid.SampledFrom(nodeNames).Draw(t, "via")
+			}
 		}
 		s = s.Apply(e)
 		log, states = append(log, e), append(states, s)

@@ -199,7 +199,7 @@ func TestPlansAreAdmitted(t *testing.T) {
 // TestGoldenLogs: logs that each version wrote make the state that they made
 // then. A file is never changed; a new version adds one with -update.
 func TestGoldenLogs(t *testing.T) {
-	const newest = "testdata/log-v2"
+	const newest = "testdata/log-v3"
 	if *update {
 		s, log := cluster.State{}, []byte{}
 		changes := append(beginning(), story()...)
@@ -208,8 +208,9 @@ func TestGoldenLogs(t *testing.T) {
 			cluster.WantedProblem{Wanted: "w0", Problem: "no room"}, cluster.InstanceReleased{Instance: "i", Cause: "moved"}, cluster.CommandDropped{Command: "c0", Reason: "no room any more"},
 			cluster.NodeForgotten{Node: "z"}, cluster.ModelForgotten{Model: "big"}, cluster.SessionBegan{}, cluster.ModelUnwanted{Wanted: "w1", Cause: "unloaded"})
 		changes = append(changes, swapStory()...)
+		changes = append(changes, cluster.KeyAdded{Key: aKey("ops", cluster.RoleManage)}, cluster.KeyAdded{Key: aKey("ci", cluster.RoleChat)}, cluster.KeyRevoked{Name: "ops"}, cluster.Audited{What: "promote node a", Result: "done"})
 		for _, c := range changes {
-			e := cluster.Event{Index: s.Index + 1, Session: ids.Session{Master: "a", Clock: 1}, At: time.Unix(int64(1000+s.Index), 0).UTC(), Command: "c1", Change: c}
+			e := cluster.Event{Index: s.Index + 1, Session: ids.Session{Master: "a", Clock: 1}, At: time.Unix(int64(1000+s.Index), 0).UTC(), Command: "c1", By: "ops", Via: "b", Change: c}
 			s = s.Apply(e)
 			b, err := e.Encode()
 			if err != nil {
@@ -257,12 +258,12 @@ func TestGoldenLogs(t *testing.T) {
 }
 
 func TestNewerVersionsAreRefused(t *testing.T) {
-	for _, b := range []string{`{"v":3,"index":1,"kind":"session_began","change":{}}`, `{"v":1,"index":1,"kind":"moon_rose","change":{}}`} {
+	for _, b := range []string{`{"v":4,"index":1,"kind":"session_began","change":{}}`, `{"v":1,"index":1,"kind":"moon_rose","change":{}}`} {
 		if _, err := cluster.DecodeEvent([]byte(b)); !errors.Is(err, cluster.ErrVersion) {
 			t.Errorf("%s: %v", b, err)
 		}
 	}
-	if _, err := cluster.DecodeState([]byte(`{"v":3,"state":{}}`)); !errors.Is(err, cluster.ErrVersion) {
+	if _, err := cluster.DecodeState([]byte(`{"v":4,"state":{}}`)); !errors.Is(err, cluster.ErrVersion) {
 		t.Errorf("snapshot: %v", err)
 	}
 }
@@ -273,6 +274,13 @@ func FuzzDecodeEvent(f *testing.F) {
 	s := cluster.State{}
 	for _, c := range append(beginning(), story()...) {
 		b, err := (cluster.Event{Index: s.Index + 1, Session: ids.Session{Master: "a", Clock: 1}, Change: c}).Encode()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	for _, c := range []cluster.Change{cluster.KeyAdded{Key: aKey("ops", cluster.RoleManage)}, cluster.KeyRevoked{Name: "ops"}, cluster.Audited{What: "x", Result: "y"}} {
+		b, err := (cluster.Event{Index: 1, By: "ops", Command: "c", Change: c}).Encode()
 		if err != nil {
 			f.Fatal(err)
 		}

@@ -17,7 +17,6 @@ package cluster
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -42,6 +41,9 @@ type State struct {
 	Downloads map[DownloadKey]Download  `json:"downloads,omitempty"`
 	Commands  map[string]CommandOutcome `json:"commands,omitempty"` // the newest maxCommands
 	Swaps     map[string]Swap           `json:"swaps,omitempty"`
+	Audit     []Audit                   `json:"audit,omitempty"` // the newest maxAudit, oldest first
+	// Keys are in snapshots, and in no other JSON of a state.
+	Keys map[string]Key `json:"-"`
 }
 
 // maxCommands is how many commands are remembered, so that one that is sent
@@ -244,7 +246,7 @@ type CommandOutcome struct {
 
 // Hash is equal for equal states.
 func (s State) Hash() (string, error) {
-	b, err := json.Marshal(s) // maps are written in the order of their keys
+	b, err := s.seal(0)
 	if err != nil {
 		return "", fmt.Errorf("hash the state: %w", err)
 	}

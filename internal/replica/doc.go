@@ -43,6 +43,9 @@ type Command struct {
 	// split. Decide should not refuse it but leave an entry that says why it
 	// no longer fits: nothing that was acknowledged disappears in silence.
 	Offered bool `json:"offered,omitempty"`
+	// By is who gave it, and Via the node that took it; the Machine's.
+	By  string   `json:"by,omitempty"`
+	Via ids.Node `json:"via,omitempty"`
 }
 
 // Answer is what became of a command.

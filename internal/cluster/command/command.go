@@ -28,7 +28,9 @@ type Command struct {
 	ID      string
 	Kind    string
 	Body    json.RawMessage
-	Offered bool // it was acknowledged by the half that lost a split
+	Offered bool     // it was acknowledged by the half that lost a split
+	By      string   // the name of the key that gave it; "": a node did
+	Via     ids.Node // the node that took it
 }
 
 // Kinds of commands that are not a single change.
@@ -56,7 +58,11 @@ type Result struct {
 
 // Of makes a command of one change.
 func Of(id string, c cluster.Change) (Command, error) {
-	return encode(id, cluster.KindOf(c), c)
+	b, err := cluster.EncodeChange(c)
+	if err != nil {
+		return Command{}, fmt.Errorf("command %s: %w", cluster.KindOf(c), err)
+	}
+	return Command{ID: id, Kind: cluster.KindOf(c), Body: b}, nil
 }
 
 // Batch makes one command of several changes. They are carried out in their
@@ -64,7 +70,7 @@ func Of(id string, c cluster.Change) (Command, error) {
 func Batch(id string, changes []cluster.Change) (Command, error) {
 	var out []written
 	for _, c := range changes {
-		b, err := json.Marshal(c)
+		b, err := cluster.EncodeChange(c)
 		if err != nil {
 			return Command{}, fmt.Errorf("command %s: %w", cluster.KindOf(c), err)
 		}
@@ -190,6 +196,7 @@ func (d *decision) add(c cluster.Change) error {
 	if names {
 		e.Command = d.command.ID
 	}
+	e.By, e.Via = d.command.By, d.command.Via
 	if err := d.state.Admit(e); err != nil {
 		return err
 	}
@@ -266,6 +273,6 @@ func Undo(e cluster.Event) (Command, bool) {
 	if err != nil {
 		return Command{}, false // it was read from JSON, so it can be written
 	}
-	c.Offered = true
+	c.Offered, c.By, c.Via = true, e.By, e.Via
 	return c, true
 }

@@ -53,6 +53,9 @@ func (d *decision) already(c cluster.Change) bool {
 	case cluster.SwapForgotten:
 		_, ok := s.Swaps[c.Swap]
 		return !ok
+	case cluster.KeyAdded:
+		k, ok := s.Keys[c.Key.Name]
+		return ok && k.ID == c.Key.ID && k.Hash == c.Key.Hash
 	case cluster.ShardReported:
 		i, ok := s.Instances[c.Instance]
 		if !ok || c.Shard < 0 || c.Shard >= len(i.Shards) {
@@ -115,6 +118,9 @@ func (d *decision) settled(c cluster.Change) bool {
 	case cluster.ModelForgotten:
 		_, ok := s.Models[c.Model]
 		return !ok
+	case cluster.KeyRevoked:
+		k, ok := s.Keys[c.Name]
+		return !ok || c.ID != "" && k.ID != c.ID
 	case cluster.ModelWanted:
 		_, ok := s.Wanted[c.Wanted.ID]
 		return ok

@@ -15,6 +15,7 @@ const (
 	Invalid        = "invalid"          // the command makes no sense
 	UnknownModel   = "unknown_model"    // nobody has its files
 	UnknownNode    = "unknown_node"     //
+	UnknownKey     = "unknown_key"      //
 	Ambiguous      = "ambiguous"        // a short name of several models
 	AlreadyLoaded  = "already_loaded"   // or loading; replicas would ask for one more
 	NotLoaded      = "not_loaded"       //
@@ -53,7 +54,7 @@ func codeOf(c cluster.Change) string {
 		return Stale
 	case cluster.NodeForgotten, cluster.ModelForgotten:
 		return InUse
-	case cluster.ModelKnown, cluster.DownloadBegan, cluster.FilesMoved:
+	case cluster.ModelKnown, cluster.DownloadBegan, cluster.FilesMoved, cluster.KeyRevoked:
 		return Conflict
 	}
 	return Invalid
@@ -86,6 +87,14 @@ func (d *decision) explain(c cluster.Change) error {
 			return err
 		}
 		return node(c.Node)
+	case cluster.KeyAdded:
+		if _, ok := s.Keys[c.Key.Name]; ok {
+			return refuse(Conflict, "there is a key %s already; revoke it first, or choose another name", c.Key.Name)
+		}
+	case cluster.KeyRevoked:
+		if _, ok := s.Keys[c.Name]; !ok {
+			return refuse(UnknownKey, "there is no key %s; there are: %s", c.Name, list(slices.Sorted(maps.Keys(s.Keys))))
+		}
 	case cluster.InstancePlaced:
 		// Two plans of one moment, of which one was carried out.
 		for _, i := range Instances(s, c.Instance.Wanted) {
