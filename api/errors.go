@@ -60,6 +60,9 @@ const (
 	CodeUnconfirmed       = "unconfirmed"          // 503: not known whether it was done; send it again with the same Idempotency-Key
 	CodeNotImplemented    = "not_implemented"      // 501: this node can't do that yet
 	CodeInvalidAPIKey     = "invalid_api_key"      // 401
+	CodeInsufficientRole  = "insufficient_role"    // 403: message names the role that it takes
+	CodeKeyNotFound       = "key_not_found"        // 404: message lists the keys there are
+	CodeRateLimit         = "rate_limit_exceeded"  // 429: param names the limit
 	CodeInternal          = "internal_error"       // 500
 )
 

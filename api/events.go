@@ -8,6 +8,7 @@ const (
 	EventTask     = "task"
 	EventDownload = "download"
 	EventMaster   = "master"
+	EventAudit    = "audit" // who gave a command
 )
 
 // Changes that an event tells of.
@@ -21,7 +22,7 @@ const (
 // server-sent event, its type the event's name, and the rest its data.
 type Event struct {
 	ID   string `json:"id" doc:"Send it as Last-Event-ID to go on after this event" example:"k3x9.17"`
-	Type string `json:"type" enum:"snapshot,node,model,task,download,master"`
+	Type string `json:"type" enum:"snapshot,node,model,task,download,master,audit"`
 	// Change is empty in snapshots.
 	Change string `json:"change,omitempty" enum:"added,changed,removed"`
 	// Measured: only measurements changed (memory, use, speed); such events are
@@ -36,5 +37,6 @@ type Event struct {
 	Model        *Model    `json:"model,omitempty"`
 	Task         *Task     `json:"task,omitempty"`
 	Download     *Download `json:"download,omitempty"`
+	Audit        *Audit    `json:"audit,omitempty"`
 	MasterNodeID *string   `json:"master_node_id,omitempty" doc:"Empty: there is no master any more"`
 }

@@ -1,6 +1,10 @@
 package cli
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/skein-run/skein/internal/cli/keycmd"
+)
 
 // commands lists the subcommands of skein; each has a file of its own.
 func commands(a *app) []*cobra.Command {
@@ -8,6 +12,7 @@ func commands(a *app) []*cobra.Command {
 		newServeCommand(a),
 		newRunCommand(a),
 		newModelsCommand(a),
+		keycmd.New(a.clusterEnv()),
 		newEngineCommand(a, newEngineBenchCommand(a)),
 		newBenchCommand(a),
 		newShardCommand(a),

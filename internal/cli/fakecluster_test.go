@@ -249,3 +249,26 @@ func (f *fakeCluster) Drain(_ context.Context, _ string, node ids.Node, resume b
 	f.tell()
 	return 2, nil
 }
+
+func (f *fakeCluster) AddKey(_ context.Context, _ string, k cluster.Key) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e := cluster.Event{Index: f.in.State.Index + 1, By: "local", At: f.in.Now, Change: cluster.KeyAdded{Key: k}}
+	if err := f.in.State.Admit(e); err != nil {
+		return 0, manage.Refused(command.Conflict, err.Error())
+	}
+	f.in.State.Keys = with(f.in.State.Keys, k.Name, f.in.State.Apply(e).Keys[k.Name])
+	return 1, nil
+}
+
+func (f *fakeCluster) RevokeKey(_ context.Context, _, name string) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.in.State.Keys[name]; !ok {
+		return 0, manage.Refused(command.UnknownKey, "there is no key "+name)
+	}
+	keys := maps.Clone(f.in.State.Keys)
+	delete(keys, name)
+	f.in.State.Keys = keys
+	return 1, nil
+}

@@ -62,7 +62,7 @@ func startFakeNode(where home.Home, o fakeOptions) (*server, error) {
 	if o.edit != nil {
 		o.edit(fleet)
 	}
-	d, err := manage.New(manage.Options{Library: n, Cluster: fleet, Commands: fleet, Node: "n1", Log: slog.New(slog.DiscardHandler), Version: "test"})
+	d, err := manage.New(manage.Options{Library: n, Cluster: fleet, Commands: fleet, Keys: fleet, Node: "n1", Log: slog.New(slog.DiscardHandler), Version: "test"})
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/skein-run/skein/internal/generation"
+	"github.com/skein-run/skein/internal/httpapi/access"
 )
 
 // Types of errors, as OpenAI names them.
@@ -93,7 +94,13 @@ func ErrorOf(err error) *Error {
 		return fromGeneration(g)
 	}
 	var tooLarge *http.MaxBytesError
+	var limited *access.Limited
 	switch {
+	case errors.As(err, &limited):
+		return &Error{
+			Status: http.StatusTooManyRequests, Type: TypeRateLimit, Code: "rate_limit_exceeded", Param: limited.Limit,
+			Message: limited.Message, RetryAfter: limited.RetryAfter,
+		}
 	case errors.As(err, &tooLarge):
 		return bodyTooLarge(tooLarge.Limit)
 	case errors.Is(err, ErrStopping):

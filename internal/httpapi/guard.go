@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -39,38 +40,50 @@ func newGuard(door *access.Door, origins, hosts []string) *guard {
 	return g
 }
 
-// check gives r with its caller, or answers it and gives nil.
-func (g *guard) check(w http.ResponseWriter, r *http.Request) *http.Request {
+// check gives r with its caller, or answers it and gives nil. leave is called
+// when r is done.
+func (g *guard) check(w http.ResponseWriter, r *http.Request) (_ *http.Request, leave func()) {
 	if !g.hostAllowed(r) {
 		WriteError(w, &Error{
 			Status: http.StatusForbidden, Type: TypePermission, Code: "host_not_allowed",
 			Message: "the Host header " + quoteClip(r.Host) + " is not a name of this machine's loopback: use http://localhost or http://127.0.0.1, or start the node with --allow-host " + clip(hostname(r.Host), 100),
 		})
-		return nil
+		return nil, nil
 	}
 	origin := r.Header.Get("Origin")
 	if origin != "" && !g.cors(w, r, origin) {
-		return nil
-	}
-	caller, verdict := g.door.Admit(r)
-	if verdict == access.Welcome {
-		return r.WithContext(access.With(r.Context(), caller))
+		return nil, nil
 	}
 	if need, _ := access.Rule(r.Method, r.URL.Path); need == access.NeedNothing {
-		return r // its route asks for nobody
+		return r, func() {} // its route asks for nobody
 	}
-	w.Header().Set("WWW-Authenticate", `Bearer realm="skein"`)
-	message := "no API key was given: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
-	switch verdict {
+	caller, verdict := g.door.Admit(r)
+	if verdict != access.Welcome {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="skein"`)
+		WriteError(w, &Error{
+			Status: http.StatusUnauthorized, Type: TypeAuthentication, Code: "invalid_api_key", Message: turnedAway(verdict),
+		})
+		return nil, nil
+	}
+	leave, err := g.door.Enter(caller)
+	if err != nil {
+		WriteError(w, err)
+		return nil, nil
+	}
+	return r.WithContext(access.With(r.Context(), caller)), leave
+}
+
+// turnedAway says why a caller is, and what helps.
+func turnedAway(v access.Verdict) string {
+	switch v {
 	case access.Unknown:
-		message = "the API key is not one of this node's, or it was revoked: use one that 'skein keys add' made or that the node was started with (--api-key)"
+		return "the API key is not one of this node's or the cluster's, or it was revoked: use one that 'skein keys add' made or that the node was started with (--api-key)"
+	case access.Expired:
+		return "the API key has expired: make another with 'skein keys add'"
 	case access.Stranger:
-		message = "this node has no API key yet, so it serves its own machine alone: make one there with 'skein keys add', or start it with --api-key"
+		return "this node has no API key yet, so it serves its own machine alone: make one there with 'skein keys add', or start it with --api-key"
 	}
-	WriteError(w, &Error{
-		Status: http.StatusUnauthorized, Type: TypeAuthentication, Code: "invalid_api_key", Message: message,
-	})
-	return nil
+	return "no API key was given: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
 }
 
 // permit lets a request to its route if its caller has what the route needs,
@@ -154,6 +167,23 @@ func (g *guard) originAllowed(r *http.Request, origin string) bool {
 	u, err := url.Parse(origin)
 	return err == nil && u.Host != "" && u.Host == strings.ToLower(r.Host)
 }
+
+// Caller is who sent a request, as package access knows it.
+type Caller = access.Caller
+
+// What a Caller may be asked for.
+const (
+	NeedChat   = access.NeedChat
+	NeedRead   = access.NeedRead
+	NeedManage = access.NeedManage
+)
+
+// CallerOf is who sent the request that a context is of; false: it came past no
+// guard.
+func CallerOf(ctx context.Context) (Caller, bool) { return access.Of(ctx) }
+
+// NewSecret makes the secret of a key.
+func NewSecret() string { return access.NewSecret() }
 
 // hostname is host without port and brackets.
 func hostname(host string) string {

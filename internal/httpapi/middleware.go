@@ -28,10 +28,11 @@ func (s *Server) middleware(next http.Handler) http.Handler {
 				"status", rec.status, "bytes", rec.bytes, "duration", time.Since(start),
 				"remote", r.RemoteAddr, "gone", errors.Is(r.Context().Err(), context.Canceled))
 		}()
-		known := s.guard.check(rec, r)
+		known, leave := s.guard.check(rec, r)
 		if known == nil {
 			return
 		}
+		defer leave()
 		r = known
 		if r.ContentLength > s.options.MaxBody {
 			WriteError(rec, bodyTooLarge(s.options.MaxBody))

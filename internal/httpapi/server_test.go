@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/generation"
@@ -309,6 +311,24 @@ func (everything) Register(mux Mux) {
 		"GET /v1/cluster/keys", "POST /v1/cluster/keys", "DELETE /v1/cluster/keys/{name}", "POST /v1/cluster/models/load", "DELETE /v1/cluster/models/{name...}",
 		"GET /unheard-of", "POST /unheard-of", "/any/method"} {
 		mux.HandleFunc(p, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	}
+}
+
+// A key that asks for too much is told which limit it met and when to come
+// again; probes are free.
+func TestLimitsOfKeys(t *testing.T) {
+	keys := map[string]cluster.Key{"ci": {Name: "ci", ID: "1", Role: cluster.RoleRead, Hash: sha256.Sum256([]byte("s")), PerMinute: 1}}
+	at := time.Unix(1000, 0)
+	h := newTestServer(t, Options{Access: access.Options{Cluster: func() map[string]cluster.Key { return keys }, Now: func() time.Time { return at }}}).Handler()
+	if w := call(h, "GET /v1/things", "", "X-Api-Key", "s"); w.Code != 200 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	w := call(h, "GET /v1/things", "", "X-Api-Key", "s")
+	if w.Code != 429 || code(t, w) != "rate_limit_exceeded" || w.Header().Get("Retry-After") != "60" || !strings.Contains(w.Body.String(), `"param":"requests_per_minute"`) {
+		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
+	}
+	if w := call(h, "GET /healthz", "", "X-Api-Key", "s"); w.Code != 200 {
+		t.Errorf("a probe: %d", w.Code)
 	}
 }
 

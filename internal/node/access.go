@@ -19,7 +19,7 @@ func (n *Node) access() access.Options {
 	if !n.opts.Private {
 		n.token = access.NewSecret()
 	}
-	o := access.Options{Local: n.token, Anyone: c.InsecureNoAuth}
+	o := access.Options{Local: n.token, Anyone: c.InsecureNoAuth, Cluster: n.keys}
 	for _, k := range c.APIKeys {
 		o.Keys = append(o.Keys, access.Key{Role: cluster.RoleManage, Secret: k})
 	}
@@ -43,10 +43,27 @@ func (n *Node) hosts() []string {
 	return out
 }
 
-// checkExposure refuses to serve a network without a key by accident.
-func checkExposure(c config.Serve) error {
-	if len(c.APIKeys) > 0 || len(c.NamedKeys) > 0 || c.InsecureNoAuth || shards.IsLoopback(c.APIHost) {
+// keys are those of the cluster as this node knows them.
+func (n *Node) keys() map[string]cluster.Key {
+	if n.control == nil {
 		return nil
 	}
-	return fmt.Errorf("--api-host %s can be reached from other machines, and no key protects it; give one with --api-key (or SKEIN_API_KEY), stay on 127.0.0.1, or say --insecure-no-auth", c.APIHost)
+	s, _ := n.control.Cluster().State()
+	return s.Keys
+}
+
+// checkExposure refuses to serve a network without a key by accident. A key of
+// the cluster that may manage will do: where there is any key, or none, nobody
+// else gets in without one. A node that joins and does not know of it yet can't
+// tell.
+func checkExposure(c config.Serve, keys map[string]cluster.Key) error {
+	if len(c.APIKeys) > 0 || len(c.NamedKeys) > 0 || c.InsecureNoAuth || c.Cluster.NoAPI || shards.IsLoopback(c.APIHost) {
+		return nil
+	}
+	for _, k := range keys {
+		if k.Role == cluster.RoleManage {
+			return nil
+		}
+	}
+	return fmt.Errorf("--api-host %s can be reached from other machines, and no key protects it; give one with --api-key (or SKEIN_API_KEY), start on 127.0.0.1 and make one with 'skein keys add NAME --role manage', or say --insecure-no-auth", c.APIHost)
 }

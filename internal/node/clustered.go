@@ -22,6 +22,7 @@ type clustered struct {
 	control *control.Control
 	self    ids.Node
 	begun   time.Time
+	audits  audits
 }
 
 // Changes implements manage.Cluster.
@@ -130,10 +131,12 @@ func (c clustered) Swap(ctx context.Context, id string, s manage.Swap, dryRun bo
 }
 
 // Promote implements manage.Commands.
-func (c clustered) Promote(ctx context.Context, _ string, node ids.Node) error {
+func (c clustered) Promote(ctx context.Context, id string, node ids.Node) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err := c.control.Promote(ctx, node); err != nil {
+	err := c.control.Promote(ctx, node)
+	c.audits.note(ctx, id, "promote node "+string(node), err)
+	if err != nil {
 		return manage.Refused(command.Conflict, err.Error())
 	}
 	return nil

@@ -89,9 +89,6 @@ func New(o Options) (*Node, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	if err := checkExposure(o.Config); err != nil {
-		return nil, err
-	}
 	layout, err := shardLayout(o.Config)
 	if err != nil {
 		return nil, err
@@ -133,8 +130,11 @@ func New(o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := n.mount(lib, found); err != nil {
-		return nil, err
+	if err = checkExposure(o.Config, n.keys()); err == nil {
+		err = n.mount(lib, found)
+	}
+	if err != nil {
+		return nil, errors.Join(err, n.Stop(context.Background()))
 	}
 	return n, nil
 }
@@ -207,9 +207,10 @@ func (n *Node) mount(lib *library.Library, found *engine.Engine) error {
 	}
 	mo := manage.Options{Library: cat, Node: n.id, Log: o.Logger, Version: o.Version}
 	if n.control != nil {
-		c := clustered{control: n.control, self: ids.Node(n.id), begun: n.begun}
-		mo.Cluster, mo.Commands = c, c
-		mo.Library = rescanning{cat, n.control}
+		a := audits{n.control, o.Logger}
+		c := clustered{control: n.control, self: ids.Node(n.id), begun: n.begun, audits: a}
+		mo.Cluster, mo.Commands, mo.Keys = c, c, c
+		mo.Library = rescanning{cat, n.control, a}
 	} else {
 		c := &alone{node: n}
 		mo.Cluster, mo.Commands = c, c

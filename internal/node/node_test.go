@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/skein-run/skein/api"
+	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/config"
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/home"
@@ -218,7 +219,14 @@ func TestExposureNeedsAKey(t *testing.T) {
 		if c.key {
 			s.APIKeys = []string{"k"}
 		}
-		err := checkExposure(s)
+		err := checkExposure(s, nil)
+		if c.host == "0.0.0.0" && !c.key && !c.open {
+			for role, ok := range map[cluster.Role]bool{cluster.RoleManage: true, cluster.RoleChat: false} {
+				if got := checkExposure(s, map[string]cluster.Key{"x": {Role: role}}); (got == nil) != ok {
+					t.Errorf("with a key of the cluster that may %s: %v", role, got)
+				}
+			}
+		}
 		if (err == nil) != c.ok || err != nil && !strings.Contains(err.Error(), "--api-key") {
 			t.Errorf("%+v: %v", c, err)
 		}

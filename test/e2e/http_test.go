@@ -60,6 +60,9 @@ func (n *node) request(ctx context.Context, method, path string, body io.Reader)
 	if n.key != "" {
 		req.Header.Set("Authorization", "Bearer "+n.key)
 	}
+	for i := 0; i+1 < len(n.headers); i += 2 {
+		req.Header.Set(n.headers[i], n.headers[i+1])
+	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}

@@ -101,7 +101,8 @@ type node struct {
 	home           string
 	url            string // of the API; "" before it is up
 	pid            int
-	key            string // sent with requests; ""
+	key            string   // sent with requests; ""
+	headers        []string // sent with them too, as pairs
 	stdout, stderr *output
 	cmd            *exec.Cmd
 	done           chan struct{} // closed when the process was reaped

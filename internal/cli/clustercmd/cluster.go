@@ -79,12 +79,12 @@ func newResume(e Env) *cobra.Command {
 func newEvents(e Env) *cobra.Command {
 	var asJSON, measurements bool
 	var o client.FollowOptions
-	kinds := []string{api.EventNode, api.EventModel, api.EventTask, api.EventDownload, api.EventMaster}
+	kinds := []string{api.EventNode, api.EventModel, api.EventTask, api.EventDownload, api.EventMaster, api.EventAudit}
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Follow what happens in the cluster, until Ctrl-C",
 		Long: `Follow what happens in the cluster: a line for each change of a node, a model, a
-task, a download, or the master. With --json each line is an event as GET
+task, a download, or the master, and for each command that somebody gave. With --json each line is an event as GET
 /v1/cluster/events sends it, the first one a snapshot of everything.`,
 		Args: count(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -145,6 +145,9 @@ func (e Env) line(event api.Event) string {
 		what = fmt.Sprintf("%s to %s: %s, %.0f %% of %.1f GB", d.ModelID, d.NodeName, d.Status, d.ProgressPercent, d.TotalGB)
 	case event.Task != nil:
 		what = fmt.Sprintf("%s of %s: %s", event.Task.TaskType, event.Task.ModelID, event.Task.Status)
+	case event.Audit != nil:
+		a := event.Audit
+		what = fmt.Sprintf("%s by key %s at %s: %s", a.What, a.Key, a.NodeID, a.Result)
 	case event.MasterNodeID != nil:
 		what = "there is none any more"
 		if *event.MasterNodeID != "" {

@@ -11,7 +11,8 @@ import (
 )
 
 // Diff lists what changed from one view to the next, without ids: the master,
-// then nodes, models, downloads and tasks, in the order of their keys. What
+// then nodes, models, downloads and tasks, in the order of their keys, and who
+// gave commands. What
 // time alone changes (ages) is no change.
 func Diff(old, next *View) []api.Event {
 	var out []api.Event
@@ -42,6 +43,7 @@ func Diff(old, next *View) []api.Event {
 		still: func(t api.Task) api.Task { t.AgeSeconds = 0; return t }, calm: func(t api.Task) api.Task { return t },
 		put: func(e *api.Event, t api.Task) { e.Task = &t },
 	})...)
+	out = append(out, newAudits(old, next)...)
 	for i := range out {
 		out[i].Timestamp = next.Timestamp()
 	}

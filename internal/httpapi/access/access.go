@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/skein-run/skein/internal/cluster"
 )
@@ -34,6 +35,9 @@ const (
 type Caller struct {
 	Name string // of the key
 	Role cluster.Role
+
+	id                    string // of the key
+	perMinute, concurrent int    // 0: as many as it likes
 }
 
 // May tells whether the caller has what is needed.
@@ -67,14 +71,22 @@ type Options struct {
 	Local string
 	// Anyone lets others than this machine in while there is no key at all.
 	Anyone bool
+	// Cluster gives the keys of the cluster as this node knows them now; nil:
+	// there are none. What it gives is not changed any more.
+	Cluster func() map[string]cluster.Key
+	// Now is the clock by which keys expire; nil: time.Now.
+	Now func() time.Time
 }
 
-// Door tells callers apart. Immutable.
+// Door tells callers apart.
 type Door struct {
-	known  []known
-	local  [sha256.Size]byte
-	closed bool // local is set
-	anyone bool
+	known    []known
+	local    [sha256.Size]byte
+	hasLocal bool
+	anyone   bool
+	cluster  func() map[string]cluster.Key
+	now      func() time.Time
+	limits   limits
 }
 
 // known is a key by the hash of its secret: so comparing takes the same time
@@ -86,7 +98,13 @@ type known struct {
 
 // New makes a Door.
 func New(o Options) (*Door, error) {
-	d := &Door{anyone: o.Anyone}
+	d := &Door{anyone: o.Anyone, cluster: o.Cluster, now: o.Now}
+	if d.cluster == nil {
+		d.cluster = func() map[string]cluster.Key { return nil }
+	}
+	if d.now == nil {
+		d.now = time.Now
+	}
 	for i, k := range o.Keys {
 		name := k.Name
 		switch {
@@ -98,16 +116,17 @@ func New(o Options) (*Door, error) {
 		if name == "" {
 			name = fmt.Sprintf("api-key-%d", i+1)
 		}
-		d.known = append(d.known, known{Caller{prefixFile + ":" + name, k.Role}, sha256.Sum256([]byte(k.Secret))})
+		d.known = append(d.known, known{Caller{Name: prefixFile + ":" + name, Role: k.Role}, sha256.Sum256([]byte(k.Secret))})
 	}
 	if o.Local != "" {
-		d.local, d.closed = sha256.Sum256([]byte(o.Local)), true
+		d.local, d.hasLocal = sha256.Sum256([]byte(o.Local)), true
 	}
 	return d, nil
 }
 
-// Asks tells whether callers need a key: there is one.
-func (d *Door) Asks() bool { return len(d.known) > 0 }
+// Asks tells whether callers need a key: there is one, be it expired, so that
+// time opens nothing.
+func (d *Door) Asks() bool { return len(d.known)+len(d.cluster()) > 0 }
 
 // Verdict is what a Door says of a request.
 type Verdict int
@@ -117,34 +136,49 @@ const (
 	Welcome  Verdict = iota
 	NoKey            // none was sent, and one is needed
 	Unknown          // none of those sent is known: mistyped or revoked
+	Expired          // what was sent is worth nothing any more
 	Stranger         // no key exists, and the request is of another machine
 )
 
-// Admit finds out who sent a request.
+// Admit finds out who sent a request. All keys are compared with all that was
+// sent, each in constant time, so that the time tells nothing of them.
 func (d *Door) Admit(r *http.Request) (Caller, Verdict) {
 	given := Given(r.Header)
 	here := Here(r)
-	var found Caller
-	match := 0
+	keys := d.cluster()
+	var found, late *Caller
+	match := func(hash, of [sha256.Size]byte, c Caller, into **Caller) {
+		if subtle.ConstantTimeCompare(hash[:], of[:]) == 1 {
+			*into = &c
+		}
+	}
+	now := d.now()
 	for _, secret := range given {
 		hash := sha256.Sum256([]byte(secret))
-		for _, k := range d.known {
-			if subtle.ConstantTimeCompare(hash[:], k.hash[:]) == 1 {
-				found, match = k.caller, 1
+		for _, k := range keys {
+			into := &found
+			if k.Expired(now) {
+				into = &late
 			}
+			match(hash, k.Hash, Caller{Name: k.Name, Role: k.Role, id: k.ID, perMinute: k.PerMinute, concurrent: k.Concurrent}, into)
 		}
-		if d.closed && here && subtle.ConstantTimeCompare(hash[:], d.local[:]) == 1 {
-			found, match = Caller{NameLocal, cluster.RoleManage}, 1
+		for _, k := range d.known {
+			match(hash, k.hash, k.caller, &found)
+		}
+		if d.hasLocal && here {
+			match(hash, d.local, Caller{Name: NameLocal, Role: cluster.RoleManage}, &found)
 		}
 	}
 	switch {
-	case match == 1:
-		return found, Welcome
-	case !d.Asks():
+	case found != nil:
+		return *found, Welcome
+	case len(d.known)+len(keys) == 0:
 		if d.anyone || Loopback(r) {
-			return Caller{NameOpen, cluster.RoleManage}, Welcome
+			return Caller{Name: NameOpen, Role: cluster.RoleManage}, Welcome
 		}
 		return Caller{}, Stranger
+	case late != nil:
+		return Caller{}, Expired
 	case len(given) > 0 || r.Header.Get("Authorization") != "":
 		return Caller{}, Unknown
 	}

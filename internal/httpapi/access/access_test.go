@@ -2,12 +2,16 @@ package access
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/skein-run/skein/internal/cluster"
 )
@@ -165,6 +169,111 @@ func TestAdmit(t *testing.T) {
 		if got := caller.Name + " " + string(caller.Role); got != c.want || verdict != c.verdict {
 			t.Errorf("%s: %q, verdict %d", c.name, got, verdict)
 		}
+	}
+}
+
+// Keys of the cluster open like those of the configuration, from the moment
+// that the state has them to the moment that it has not, or that they expire.
+func TestKeysOfTheCluster(t *testing.T) {
+	var keys map[string]cluster.Key
+	now := time.Unix(1000, 0)
+	d := newDoor(t, Options{Local: "token", Cluster: func() map[string]cluster.Key { return keys }, Now: func() time.Time { return now }})
+	check := func(when, secret, remote, want string, verdict Verdict) {
+		t.Helper()
+		caller, got := d.Admit(from(remote, map[bool]string{true: "127.0.0.1", false: "192.168.1.3"}[remote == "127.0.0.1"], "X-Api-Key", secret))
+		if caller.Name != want || got != verdict {
+			t.Errorf("%s, key %q from %s: %q, verdict %d", when, secret, remote, caller.Name, got)
+		}
+	}
+	check("no key yet", "ops", "127.0.0.1", NameOpen, Welcome)
+	check("no key yet", "ops", "192.168.1.2", "", Stranger)
+	keys = map[string]cluster.Key{
+		"ops": {Name: "ops", Role: cluster.RoleManage, Hash: sha256.Sum256([]byte("ops"))},
+		"ci":  {Name: "ci", Role: cluster.RoleChat, Hash: sha256.Sum256([]byte("ci")), Expires: now.Add(time.Minute)},
+	}
+	check("with keys", "ops", "192.168.1.2", "ops", Welcome)
+	check("with keys", "ci", "127.0.0.1", "ci", Welcome)
+	check("with keys", "", "127.0.0.1", "", NoKey)
+	check("with keys", "token", "127.0.0.1", NameLocal, Welcome)
+	now = now.Add(time.Minute)
+	check("expired", "ci", "192.168.1.2", "", Expired)
+	keys = map[string]cluster.Key{"ci": keys["ci"]}
+	check("revoked", "ops", "127.0.0.1", "", Unknown)
+	check("only an expired one is left", "", "127.0.0.1", "", NoKey)
+	keys = nil
+	check("all revoked", "", "127.0.0.1", NameOpen, Welcome)
+	check("all revoked", "ops", "192.168.1.2", "", Stranger)
+}
+
+func TestLimits(t *testing.T) {
+	now := time.Unix(1000, 0)
+	d := newDoor(t, Options{Now: func() time.Time { return now }})
+	enter := func(c Caller) (func(), *Limited) {
+		leave, err := d.Enter(c)
+		var l *Limited
+		if err != nil && !errors.As(err, &l) {
+			t.Fatal(err)
+		}
+		return leave, l
+	}
+	slow := Caller{Name: "slow", id: "1", perMinute: 30}
+	for n := range 30 {
+		if _, l := enter(slow); l != nil {
+			t.Fatalf("request %d: %v", n, l)
+		}
+	}
+	if _, l := enter(slow); l == nil || l.Limit != "requests_per_minute" || l.RetryAfter != 2 || !strings.Contains(l.Message, "30 requests a minute") {
+		t.Errorf("one too many: %+v", l)
+	}
+	now = now.Add(2 * time.Second)
+	if _, l := enter(slow); l != nil {
+		t.Errorf("after the wait that was told: %v", l)
+	}
+	if _, l := enter(slow); l == nil {
+		t.Error("two for the price of one")
+	}
+	now = now.Add(-time.Hour) // the clock is set back
+	if _, l := enter(slow); l == nil {
+		t.Error("time that goes back pays")
+	}
+	now = now.Add(time.Second + time.Second)
+	if _, l := enter(slow); l != nil {
+		t.Errorf("after the clock was set back: %v", l)
+	}
+	now = now.Add(24 * time.Hour)
+	for n := range 31 {
+		if _, l := enter(slow); (l != nil) != (n == 30) {
+			t.Errorf("request %d after a day: %v", n, l)
+		}
+	}
+	if _, l := enter(Caller{Name: "slow", id: "2", perMinute: 30}); l != nil {
+		t.Errorf("a new key of an old name: %v", l)
+	}
+
+	few := Caller{Name: "few", id: "1", concurrent: 2}
+	first, _ := enter(few)
+	_, _ = enter(few)
+	if _, l := enter(few); l == nil || l.Limit != "concurrent" || l.RetryAfter != 1 {
+		t.Errorf("a third one: %+v", l)
+	}
+	first()
+	first() // once is enough
+	if _, l := enter(few); l != nil {
+		t.Errorf("after one has left: %v", l)
+	}
+	if _, l := enter(few); l == nil {
+		t.Error("leaving twice made room for two")
+	}
+	for n := range 3 * maxUsed { // names without end
+		if _, l := enter(Caller{Name: fmt.Sprint(n), id: "1", perMinute: 1}); l != nil {
+			t.Fatal(l)
+		}
+	}
+	if len(d.limits.used) > maxUsed {
+		t.Errorf("%d names are remembered", len(d.limits.used))
+	}
+	if _, l := enter(Caller{Name: "free"}); l != nil {
+		t.Error(l)
 	}
 }
 

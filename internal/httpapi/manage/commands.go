@@ -43,7 +43,9 @@ func order[In, Out any](m mount, o huma.Operation, keyOf func(*In) Key, give fun
 		if err != nil {
 			return nil, err
 		}
-		out, err := give(ctx, m.dialect.id(keyOf(in)), v, in)
+		id := m.dialect.id(keyOf(in))
+		out, err := give(ctx, id, v, in)
+		m.dialect.audit(ctx, o, id, err)
 		if err != nil {
 			return nil, err
 		}

@@ -105,6 +105,11 @@ func TestContract(t *testing.T) {
 		{"DELETE", "/v1/cluster/models/org/ready-gguf", "", "", unloadFields},
 		{"DELETE", "/v1/cluster/models/Ready-GGUF?drain_seconds=5", "", "", unloadFields},
 		{"POST", "/v1/cluster/master", `{"node_id":"mini"}`, "", fields("string message command_id master_node_id previous_master_node_id")},
+		{"GET", "/v1/cluster/keys", "", "", fields("array keys; number timestamp")},
+		{"POST", "/v1/cluster/keys", `{"name":"ci","role":"chat"}`, "", fields("string message command_id secret; object key; number copies")},
+		{"POST", "/v1/cluster/keys", `{"name":"ci","role":"chat","expires_seconds":60,"requests_per_minute":5,"concurrent":2}`, "key", fields("string name role created_by; number created_at expires_at requests_per_minute concurrent; boolean expired")},
+		{"DELETE", "/v1/cluster/keys/ci", "", "", fields("string message command_id name; number copies")},
+		{"GET", "/v1/cluster/audit", "", "", fields("array audit; number timestamp")},
 		{"POST", "/v1/cluster/nodes/mini/drain", "", "", fields("string message command_id node_id; boolean draining; array moving; number copies")},
 		{"POST", "/v1/cluster/nodes/mini/resume", "", "", fields("string message command_id node_id; boolean draining; array moving; number copies")},
 	} {

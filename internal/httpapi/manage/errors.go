@@ -60,6 +60,7 @@ var refusals = map[string]struct {
 	command.Invalid:        {http.StatusUnprocessableEntity, api.CodeInvalidValue, ""},
 	command.UnknownModel:   {http.StatusNotFound, api.CodeModelNotFound, ""},
 	command.UnknownNode:    {http.StatusNotFound, api.CodeNodeNotFound, ""},
+	command.UnknownKey:     {http.StatusNotFound, api.CodeKeyNotFound, ""},
 	command.Ambiguous:      {http.StatusConflict, api.CodeAmbiguousModel, ""},
 	view.AmbiguousNode:     {http.StatusConflict, api.CodeAmbiguousNode, ""},
 	command.AlreadyLoaded:  {http.StatusConflict, api.CodeModelLoaded, ""},

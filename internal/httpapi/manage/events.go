@@ -21,12 +21,12 @@ import (
 // eventKeepAlive is the longest silence of a stream of changes.
 const eventKeepAlive = 15 * time.Second
 
-const eventsDoc = `Server-sent events, one for each change of a node, a model, a task, a download, or the master. The data of each
-is an Event. A stream begins with the event "snapshot", the whole overview, unless it goes on after Last-Event-ID; if that id is
+const eventsDoc = `Server-sent events, one for each change of a node, a model, a task, a download, or the master,
+and for each command that somebody gave. The data of each is an Event. A stream begins with the event "snapshot", the whole overview, unless it goes on after Last-Event-ID; if that id is
 no longer known, the snapshot says so in "reason". Silence is broken by comments.`
 
 // eventKinds are what the parameter types may list.
-var eventKinds = []string{api.EventNode, api.EventModel, api.EventTask, api.EventDownload, api.EventMaster}
+var eventKinds = []string{api.EventNode, api.EventModel, api.EventTask, api.EventDownload, api.EventMaster, api.EventAudit}
 
 func (d *Dialect) registerEvents(m mount, r *routes) {
 	schema := m.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.Event](), true, "Event")

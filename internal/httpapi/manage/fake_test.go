@@ -43,6 +43,7 @@ type fake struct {
 	id     string
 	load   command.Load
 	swap   Swap
+	key    cluster.Key
 	model  string
 	drain  time.Duration
 	node   ids.Node
@@ -156,10 +157,20 @@ func (f *fake) Drain(_ context.Context, id string, node ids.Node, resume bool) (
 	return 2, f.refuse
 }
 
+func (f *fake) AddKey(_ context.Context, id string, k cluster.Key) (int, error) {
+	f.id, f.key = id, k
+	return 2, f.refuse
+}
+
+func (f *fake) RevokeKey(_ context.Context, id, name string) (int, error) {
+	f.id, f.asked = id, append(f.asked, name)
+	return 2, f.refuse
+}
+
 func options(f *fake) Options {
 	return Options{
-		Library: f, Cluster: f, Commands: f, Node: "n1", Version: "v1", Log: slog.New(slog.DiscardHandler),
-		Now: func() time.Time { return now }, Name: func() string { return "made-up" },
+		Library: f, Cluster: f, Commands: f, Keys: f, Node: "n1", Version: "v1", Log: slog.New(slog.DiscardHandler),
+		Now: func() time.Time { return now }, Name: func() string { return "made-up" }, Secret: func() string { return "sk-skein-made-up" },
 	}
 }
 

@@ -23,6 +23,7 @@ func (d *Dialect) registerLibrary(m mount) {
 	huma.Register(m, m.operation(http.MethodPost, "/v1/cluster/library", "add-to-library", tag, "List files without copying them; answers when they are listed"),
 		func(ctx context.Context, in *struct{ Body api.AddRequest }) (*answer[api.AddAnswer], error) {
 			entries, err := d.o.Library.Add(ctx, in.Body.Paths)
+			d.audit(ctx, huma.Operation{OperationID: "add-to-library"}, "", err)
 			if err != nil {
 				return nil, fail(err, "name")
 			}
@@ -40,6 +41,7 @@ func (d *Dialect) registerLibrary(m mount) {
 	huma.Register(m, m.operation(http.MethodDelete, "/v1/cluster/library/{name}", "remove-from-library", tag, "Take a model off the list; its files stay"),
 		func(ctx context.Context, in *Named) (*answer[api.RemoveAnswer], error) {
 			removed, err := d.o.Library.Remove(ctx, in.Name)
+			d.audit(ctx, huma.Operation{OperationID: "remove-from-library"}, "", err)
 			if err != nil {
 				return nil, fail(err, "name")
 			}

@@ -105,12 +105,16 @@ type Options struct {
 	// Commands is optional: without it the routes that change the cluster are
 	// left out.
 	Commands Commands
-	Node     string // this node's id
-	Log      *slog.Logger
+	// Keys is optional in the same way.
+	Keys Keys
+	Node string // this node's id
+	Log  *slog.Logger
 	// Version is that of the binary, for the OpenAPI document.
 	Version string
 	// Name makes ids of commands that come without one; nil: random ones.
 	Name func() string
+	// Secret makes secrets of keys; nil: httpapi.NewSecret.
+	Secret func() string
 	// Now is the clock for timestamps of the library; nil: time.Now.
 	Now func() time.Time
 }
@@ -130,6 +134,9 @@ func (o *Options) validate() error {
 	}
 	if o.Name == nil {
 		o.Name = rand.Text
+	}
+	if o.Secret == nil {
+		o.Secret = httpapi.NewSecret
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -179,6 +186,7 @@ func (d *Dialect) Register(mux httpapi.Mux) {
 	d.registerCluster(m)
 	d.registerCommands(m)
 	d.registerEvents(m, r)
+	d.registerKeys(m)
 	d.registerLibrary(m)
 	d.serveDocument(mux, m)
 }

@@ -135,7 +135,9 @@ func TestOpenAPI(t *testing.T) {
 		"GET /v1/cluster/library", "GET /v1/cluster/library/{name}", "GET /v1/cluster/models", "GET /v1/cluster/models/{name}/status", "GET /v1/cluster/nodes",
 		"GET /v1/cluster/nodes/{id}", "POST /v1/cluster/library", "POST /v1/cluster/master", "POST /v1/cluster/models/load", "POST /v1/cluster/models/swap",
 		"POST /v1/cluster/nodes/{id}/drain", "POST /v1/cluster/nodes/{id}/resume",
+		"DELETE /v1/cluster/keys/{key}", "GET /v1/cluster/audit", "GET /v1/cluster/keys", "POST /v1/cluster/keys",
 	}
+	slices.Sort(list)
 	if diff := cmp.Diff(list, got); diff != "" {
 		t.Errorf("operations (-want +got):\n%s", diff)
 	}

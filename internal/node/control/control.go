@@ -27,6 +27,7 @@ import (
 	"github.com/skein-run/skein/internal/cluster/election"
 	"github.com/skein-run/skein/internal/config"
 	"github.com/skein-run/skein/internal/generation"
+	"github.com/skein-run/skein/internal/httpapi/access"
 	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/library"
 	"github.com/skein-run/skein/internal/master"
@@ -127,7 +128,7 @@ func New(o Options) (_ *Control, err error) {
 		return nil, err
 	}
 	c.onStop(func(context.Context) error { c.keeper.Stop(); return nil })
-	if c.planner, err = master.NewPlanner(master.PlannerOptions{State: c.replica, Vitals: c.vitals, Context: o.Context, Slots: o.Slots}); err != nil {
+	if c.planner, err = master.NewPlanner(master.PlannerOptions{State: c.Cluster(), Vitals: c.vitals, Context: o.Context, Slots: o.Slots}); err != nil {
 		return nil, err
 	}
 	c.router, err = router.New(router.Options{
@@ -249,7 +250,22 @@ func (c *Control) watch() {
 }
 
 // Cluster is the replicated state.
-func (c *Control) Cluster() *replica.Replica[cluster.State] { return c.replica }
+func (c *Control) Cluster() Signed { return Signed{c.replica, c.opts.ID} }
+
+// Signed is the replicated state for who acts for a client: its commands are
+// signed with the name of the key that the client's request came with.
+type Signed struct {
+	*replica.Replica[cluster.State]
+	self ids.Node
+}
+
+// Submit is that of the replica.
+func (s Signed) Submit(ctx context.Context, c replica.Command) (replica.Answer, error) {
+	if caller, ok := access.Of(ctx); ok {
+		c.By, c.Via = caller.Name, s.self
+	}
+	return s.Replica.Submit(ctx, c)
+}
 
 // Leader is who leads.
 func (c *Control) Leader() election.Leader { return c.elector.Leader() }
