@@ -37,7 +37,8 @@ import (
 //
 //	1  2026-11-22  first
 //	2  2026-11-28  swaps in the cluster's log
-const Protocol = 2
+//	3  2026-11-28  keys in it, and who gave a command
+const Protocol = 3
 
 // Ports when none are given.
 const (
