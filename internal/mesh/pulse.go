@@ -109,6 +109,10 @@ func (m *Mesh) setPulse(member Member, alive bool) {
 	m.judge(p)
 }
 
+// handshake bounds that with a peer, which may accept a connection and then be
+// silent.
+const handshake = 5 * time.Second
+
 // Client calls peers: the host of a URL is a node id ("https://<id>/path").
 // Calls share one connection for each peer.
 func (m *Mesh) Client() *http.Client { return m.client }
@@ -140,6 +144,8 @@ func (m *Mesh) newClient() *http.Client {
 				return nil, err
 			}
 			secure := tls.Client(conn, m.identity.client(id))
+			ctx, cancel := context.WithTimeout(ctx, handshake)
+			defer cancel()
 			if err := secure.HandshakeContext(ctx); err != nil {
 				return nil, errors.Join(err, conn.Close())
 			}

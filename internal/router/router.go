@@ -9,6 +9,7 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -149,8 +150,15 @@ const reach = 200 * time.Millisecond
 
 // again is how long a place that was lost is passed over while the cluster says
 // that it serves as before: if it does not by then, it was the way to it that
-// broke, and not the place.
-const again = 1500 * time.Millisecond
+// broke, and not the place. It is doubled each time that the place was tried in
+// vain, up to longest.
+const (
+	again   = 1500 * time.Millisecond
+	longest = 6 * time.Second
+)
+
+// passing is how long a lost place is passed over.
+func passing(w keeper.Want) time.Duration { return min(again<<min(w.Again, 10), longest) }
 
 // Route implements keeper.Router.
 func (p places) Route(ctx context.Context, w keeper.Want) (keeper.Place, error) {
@@ -158,6 +166,7 @@ func (p places) Route(ctx context.Context, w keeper.Want) (keeper.Place, error) 
 	asked := uint64(0) // index of our load; 0: none
 	begun := time.Now()
 	for {
+		var missing error // why there is no place for it
 		changes := r.opts.Cluster.Changes()
 		state, applied := r.opts.Cluster.State()
 		r.mu.Lock()
@@ -167,13 +176,16 @@ func (p places) Route(ctx context.Context, w keeper.Want) (keeper.Place, error) 
 		if !ok && w.Lost != "" {
 			request.Lost = ""
 			choice, passed = route.Choose(state, r.opts.Vitals(), r.open, request)
-			ok = passed && time.Since(begun) >= again
+			ok = passed && time.Since(begun) >= passing(w)
 		}
 		if ok {
 			r.open[choice.Instance]++
 		}
 		r.mu.Unlock()
 		wait := time.Duration(0) // until something changes
+		if ok && passed {
+			r.opts.Logger.Debug("a lost place is tried again", "model", p.name, "place", choice.Key, "again", w.Again)
+		}
 		if ok {
 			m, err := r.at(ctx, choice)
 			if err == nil {
@@ -186,10 +198,14 @@ func (p places) Route(ctx context.Context, w keeper.Want) (keeper.Place, error) 
 			r.opts.Logger.Debug("an instance does not answer", "model", p.name, "instance", choice.Key, "error", err)
 			wait = reach
 		} else if passed {
-			wait = max(again-time.Since(begun), time.Millisecond)
+			wait = max(passing(w)-time.Since(begun), time.Millisecond)
 		} else {
 			wanted, problem := wants(state, p.name)
 			switch {
+			case problem != "" && w.Lost != "" && w.Prompt != nil:
+				// A node may come back, or memory: who waits for an answer that has
+				// begun says how long.
+				missing = errors.New("it is not running: " + problem)
 			case problem != "":
 				return keeper.Place{}, &generation.Error{Kind: generation.KindUnavailable, Message: fmt.Sprintf("%s is not running: %s", p.name, problem), RetryAfter: 5}
 			case !wanted && w.Lost != "" && w.Prompt != nil:
@@ -210,7 +226,7 @@ func (p places) Route(ctx context.Context, w keeper.Want) (keeper.Place, error) 
 			}
 		}
 		if err := pause(ctx, changes, wait); err != nil {
-			return keeper.Place{}, fmt.Errorf("wait for %s: %w", p.name, err)
+			return keeper.Place{}, fmt.Errorf("wait for %s: %w", p.name, cmp.Or(missing, err))
 		}
 	}
 }

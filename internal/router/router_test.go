@@ -300,3 +300,50 @@ func TestSwappedIsNotLoaded(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestLostPlaceIsTriedAgain: while the way to the only place is broken, it is
+// tried again with growing pauses.
+func TestLostPlaceIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoard()
+		b.set(true, "", on("i", "self", cluster.Ready))
+		r := newRouter(t, b, nil)
+		for tried, want := range []time.Duration{again, 2 * again, longest, longest, longest} {
+			begin := time.Now()
+			p, err := places{r, "m"}.Route(t.Context(), keeper.Want{Prompt: []int32{1}, Lost: "i@1", Again: tried})
+			if err != nil || p.ID != "i@1" || time.Since(begin) != want {
+				t.Errorf("tried %d times: %q %v after %v, want %v", tried, p.ID, err, time.Since(begin), want)
+			}
+		}
+	})
+}
+
+// TestWaitsForANodeToComeBack: an answer whose model has no place any more waits
+// for one, as long as it may; a new request is told at once.
+func TestWaitsForANodeToComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoard()
+		const problem = "node peer, which it is to run on, is not online"
+		b.set(true, problem)
+		r := newRouter(t, b, nil)
+		var e *generation.Error
+		if _, err := (places{r, "m"}).Route(t.Context(), keeper.Want{Prompt: []int32{1}}); !errors.As(err, &e) || e.Kind != generation.KindUnavailable {
+			t.Errorf("a new request: %v", err)
+		}
+		begin := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := (places{r, "m"}).Route(ctx, keeper.Want{Prompt: []int32{1}, Lost: "i@1"}); err == nil || !strings.Contains(err.Error(), problem) || time.Since(begin) != time.Minute {
+			t.Errorf("%v after %v", err, time.Since(begin))
+		}
+		go func() {
+			time.Sleep(20 * time.Second) // of the test's own clock
+			b.set(true, "", on("i", "peer", cluster.Ready))
+		}()
+		begin = time.Now()
+		p, err := places{r, "m"}.Route(t.Context(), keeper.Want{Prompt: []int32{1}, Lost: "j@1"})
+		if err != nil || p.ID != "i@1" || time.Since(begin) != 20*time.Second {
+			t.Errorf("%q %v after %v", p.ID, err, time.Since(begin))
+		}
+	})
+}

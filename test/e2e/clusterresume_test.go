@@ -19,13 +19,17 @@ func TestLongAnswerGoesOnInShards(t *testing.T) {
 	const tokens = 1500
 	want := ""
 	for k, sharding := range []string{"pipeline", "tensor"} {
-		body, err := json.Marshal(map[string]any{"model_id": exact, "min_nodes": 2, "sharding": sharding})
+		body, err := json.Marshal(map[string]any{"model_id": exact, "min_nodes": 2, "preferred_sharding": sharding})
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Nodes are listed a moment before all know what they can do.
-		eventually(t, "two workers to be known", func() bool {
-			return first.post("/v1/cluster/models/load", string(body)).status/100 == 2
+		// Nodes and files are there a moment before all know of them.
+		eventually(t, "two workers and a model to be known", func() bool {
+			r := first.post("/v1/cluster/models/load", string(body))
+			if r.status/100 != 2 && r.status != http.StatusConflict && r.status != http.StatusNotFound {
+				t.Fatalf("load: status %d: %s", r.status, r.body)
+			}
+			return r.status/100 == 2
 		})
 		first.ready(exact)
 		undisturbed := first.open("/v1/chat/completions", long(tokens)).whole("", tokens)

@@ -36,10 +36,14 @@ type Want struct {
 	// Lost is the place that a generation has just lost, "" for a first one. A
 	// Router may give it again if it is known to serve anew.
 	Lost string
+	// Again is how often the lost place was given again since, in vain: a Router
+	// waits longer each time, so that a link has time to come back.
+	Again int
 }
 
-// Router finds places for one model. It waits for one as long as ctx lets, and
-// its errors are *generation.Error.
+// Router finds places for one model. It waits for one as long as ctx lets, after
+// a loss also where there is none for the moment, and its errors are
+// *generation.Error.
 type Router interface {
 	Route(ctx context.Context, w Want) (Place, error)
 }
@@ -52,9 +56,12 @@ const (
 
 // Options make a Model.
 type Options struct {
-	Router  Router
-	Tries   int           // places tried after each loss; 0: a loss is an error
-	Timeout time.Duration // for all of them
+	Router Router
+	// Tries is how many other places are tried after each loss; 0: a loss is an
+	// error. A lost place that is given again is no other one: it is the way to
+	// it that is broken, and Timeout ends the wait for that.
+	Tries   int
+	Timeout time.Duration
 	// Lost is told of each loss, and of how it ended (nil: it goes on). May be
 	// nil.
 	Lost func(place string, cause, end error)
@@ -165,7 +172,7 @@ func isLostDone(d *wire.Done) bool {
 // Generate implements generation.Model.
 func (m *Model) Generate(ctx context.Context, req wire.GenerateRequest) (generation.Stream, error) {
 	s := &stream{m: m, ctx: ctx, req: req}
-	if err := s.begin(ctx, ""); err != nil {
+	if err := s.begin(ctx, "", 0); err != nil {
 		if s.place.ID == "" || !isLoss(err) {
 			return nil, err
 		}
@@ -190,7 +197,7 @@ type stream struct {
 }
 
 // begin starts the generation, or what is left of it, at a place.
-func (s *stream) begin(ctx context.Context, lost string) error {
+func (s *stream) begin(ctx context.Context, lost string, again int) error {
 	req := s.req
 	if n := len(s.produced); n > 0 {
 		req.Prompt = slices.Concat(s.req.Prompt, s.produced)
@@ -199,7 +206,7 @@ func (s *stream) begin(ctx context.Context, lost string) error {
 			req.MaxTokens = s.req.MaxTokens - n
 		}
 	}
-	p, err := s.m.opts.Router.Route(ctx, Want{Prompt: req.Prompt, Lost: lost})
+	p, err := s.m.opts.Router.Route(ctx, Want{Prompt: req.Prompt, Lost: lost, Again: again})
 	if err != nil {
 		return err
 	}
@@ -220,8 +227,9 @@ func (s *stream) resume(ctx context.Context, cause error) error {
 	ctx, cancel := context.WithTimeout(ctx, s.m.opts.Timeout)
 	defer cancel()
 	var err error
-	for range s.m.opts.Tries {
-		if err = s.begin(ctx, lost); err == nil {
+	for tried, same := 0, 0; tried < s.m.opts.Tries; {
+		s.place = Place{}
+		if err = s.begin(ctx, lost, same); err == nil {
 			break
 		}
 		if s.ctx.Err() != nil {
@@ -230,7 +238,14 @@ func (s *stream) resume(ctx context.Context, cause error) error {
 		if !again(err) || ctx.Err() != nil {
 			break
 		}
-		lost = s.place.ID
+		if s.place.ID == lost {
+			same++
+			continue
+		}
+		tried, same = tried+1, 0
+		if s.place.ID != "" {
+			lost = s.place.ID
+		}
 	}
 	if err == nil && s.part == nil {
 		err = errors.New("it is not to be continued elsewhere")
@@ -242,9 +257,13 @@ func (s *stream) resume(ctx context.Context, cause error) error {
 	if s.m.opts.Tries == 0 {
 		return cause
 	}
+	within := ""
+	if ctx.Err() != nil {
+		within = fmt.Sprintf(" within %v", s.m.opts.Timeout)
+	}
 	return &generation.Error{
 		Kind: generation.KindFailed, Err: errors.Join(cause, err),
-		Message: fmt.Sprintf("the answer broke off after %d tokens (%v) and could not go on elsewhere: %v", len(s.produced), cause, err),
+		Message: fmt.Sprintf("the answer broke off after %d tokens (%v) and could not go on elsewhere%s: %v", len(s.produced), cause, within, err),
 	}
 }
 

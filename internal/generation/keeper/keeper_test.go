@@ -286,3 +286,76 @@ func TestCancelledIsNoLoss(t *testing.T) {
 		t.Errorf("wants %d, held %d, open %d", len(r.wants), r.held, open)
 	}
 }
+
+// cut is a place that can't be reached for some tries.
+type cut struct {
+	*model
+	broken int
+}
+
+func (c *cut) Generate(ctx context.Context, req wire.GenerateRequest) (generation.Stream, error) {
+	if c.broken > 0 && len(c.calls) > 0 {
+		c.broken--
+		return nil, &generation.Error{Kind: generation.KindFailed, Message: "reach node n: connection refused"}
+	}
+	return c.model.Generate(ctx, req)
+}
+
+// only gives one place again and again.
+type only struct {
+	model generation.Model
+	wants []Want
+	limit int // then it has none
+}
+
+func (o *only) Route(_ context.Context, w Want) (Place, error) {
+	o.wants = append(o.wants, w)
+	if len(o.wants) > o.limit {
+		return Place{}, &generation.Error{Kind: generation.KindNoMemory, Message: "there is no room"}
+	}
+	return Place{ID: "a", Model: o.model}, nil
+}
+
+// TestTheOnlyPlaceIsTriedUntilItAnswers: a link that is broken for longer than
+// the number of tries ends nothing, and no token is lost or doubled.
+func TestTheOnlyPlaceIsTriedUntilItAnswers(t *testing.T) {
+	open := 0
+	m := &cut{model: &model{id: "a", fail: 2, open: &open}, broken: 10}
+	r := &only{model: m, limit: 100}
+	k, err := New(Options{Router: r, Tries: 3, Timeout: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := wire.GenerateRequest{Prompt: []int32{3, 1, 4}, MaxTokens: 4}
+	s, err := k.Generate(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, done, err := read(s)
+	if err != nil || done.Generated != 4 {
+		t.Fatalf("%v, %+v, %v", got, done, err)
+	}
+	want := slices.Clone(req.Prompt)
+	for range 4 {
+		want = append(want, next(want))
+	}
+	if !slices.Equal(got, want[3:]) {
+		t.Errorf("tokens %v, undisturbed %v", got, want[3:])
+	}
+	for i, w := range r.wants[1:12] {
+		if w.Lost != "a" || w.Again != i {
+			t.Errorf("try %d asked for %+v", i+1, w)
+		}
+	}
+	m.broken, m.calls = 1000, nil
+	r.limit = len(r.wants) + 50
+	if s, err = k.Generate(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := read(s); err == nil || !strings.Contains(err.Error(), "no room") {
+		t.Errorf("%v", err)
+	}
+	if open != 0 {
+		t.Errorf("%d streams are open", open)
+	}
+}

@@ -44,7 +44,8 @@ func Widen(f *gguf.File, pairs ...gguf.KV) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// WidenFile is Widen for the file at path; the new one is in a folder of its own.
+// WidenFile is Widen for the file at path; the new one, name.gguf, is in a folder
+// of its own.
 func WidenFile(tb testing.TB, path, name string, pairs ...gguf.KV) string {
 	tb.Helper()
 	data, err := os.ReadFile(path)
@@ -59,7 +60,7 @@ func WidenFile(tb testing.TB, path, name string, pairs ...gguf.KV) string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return write(tb, tb.TempDir(), name, wide)
+	return write(tb, tb.TempDir(), name+".gguf", wide)
 }
 
 // widened is Q8_0 in f32: blocks of a half-precision scale and 32 signed bytes.
