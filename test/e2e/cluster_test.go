@@ -154,10 +154,11 @@ func (n *node) load(model string, on ...*node) {
 		ids = append(ids, x.id())
 	}
 	var r response
-	// A node that has just come may be listed a moment before all know its facts.
+	// A node that has just come may be listed a moment before all know its facts
+	// and its files.
 	eventually(n.t, "all nodes to be known", func() bool {
 		r = n.post("/v1/cluster/models/load", loadBody(model, len(on), ids...))
-		return !(r.status == http.StatusNotFound && strings.Contains(string(r.body), "node_not_found"))
+		return r.status != http.StatusNotFound
 	})
 	if r.status/100 != 2 {
 		n.t.Fatalf("load %s: status %d: %s", model, r.status, r.body)
