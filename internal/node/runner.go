@@ -75,7 +75,7 @@ func shardLayout(c config.Serve) (*measure.Layout, error) {
 		}
 		return nil, nil
 	}
-	l := measure.Layout{Pin: true, Threads: c.Threads, Certificate: c.ShardTLSCert, Key: c.ShardTLSKey, CA: c.ShardTLSCA}
+	l := measure.Layout{Pin: true, Balance: measure.BalanceDecode, Threads: c.Threads, Certificate: c.ShardTLSCert, Key: c.ShardTLSKey, CA: c.ShardTLSCA}
 	var err error
 	if l.Stages, l.Ranks, err = shards.ParseLayout(c.LocalShards); err != nil {
 		return nil, fmt.Errorf("--local-shards: %w", err)

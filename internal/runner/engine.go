@@ -48,14 +48,15 @@ func hasGPU(info wire.EngineInfo) bool {
 // than 256 (docs/benchmarks.md). Larger models take smaller ones, GPUs larger.
 const (
 	chunkCPU      = 256
+	chunkPipeline = 128 // the first stage waits for one at the end of a prompt, the last one at its beginning
 	chunkCPULarge = 64
 	chunkGPU      = 512
 	largeModel    = 3e9 // parameters
 )
 
-// chunkFor is the chunk of a model. It depends on nothing that varies between
-// two starts on one machine, so that answers do not either.
-func chunkFor(want int, parameters uint64, gpu bool, context int) int {
+// chunkFor is the chunk of a model in so many stages. It depends on nothing that
+// varies between two starts on one machine, so that answers do not either.
+func chunkFor(want int, parameters uint64, gpu bool, stages, context int) int {
 	n := want
 	switch {
 	case n > 0:
@@ -63,6 +64,8 @@ func chunkFor(want int, parameters uint64, gpu bool, context int) int {
 		n = chunkGPU
 	case parameters >= largeModel:
 		n = chunkCPULarge
+	case stages > 1:
+		n = chunkPipeline
 	default:
 		n = chunkCPU
 	}
@@ -102,7 +105,7 @@ func load(lib *llama.Library, req wire.LoadRequest, gpu bool, progress func(floa
 		m.Close()
 		return nil, &wire.Failure{Code: wire.CodeModel, Message: fmt.Sprintf("load %s: %s", req.Paths[0], why)}
 	}
-	chunk := chunkFor(req.ChunkTokens, m.Parameters(), gpu, req.Context)
+	chunk := chunkFor(req.ChunkTokens, m.Parameters(), gpu, 1, req.Context)
 	ctx, err := m.NewContext(llama.ContextOptions{
 		PlainAttention: req.PlainAttention, Exact: exact(req.Paths),
 		Sequences: req.Slots, ContextSeq: req.Context, BatchTokens: max(chunk, req.Slots), Threads: req.Threads,

@@ -380,12 +380,14 @@ func TestChunkSize(t *testing.T) {
 		want       int
 		parameters uint64
 		gpu        bool
+		stages     int
 		context    int
 		chunk      int
 	}{
-		{0, 1e8, false, 4096, 256}, {0, 7e9, false, 4096, 64}, {0, 7e9, true, 4096, 512}, {0, 1e8, true, 256, 256}, {16, 7e9, true, 4096, 16}, {0, 1e8, false, 64, 64},
+		{0, 1e8, false, 1, 4096, 256}, {0, 7e9, false, 1, 4096, 64}, {0, 7e9, true, 1, 4096, 512}, {0, 1e8, true, 1, 256, 256},
+		{16, 7e9, true, 1, 4096, 16}, {0, 1e8, false, 1, 64, 64}, {0, 1e8, false, 2, 4096, 128}, {0, 7e9, false, 3, 4096, 64},
 	} {
-		if got := chunkFor(c.want, c.parameters, c.gpu, c.context); got != c.chunk {
+		if got := chunkFor(c.want, c.parameters, c.gpu, c.stages, c.context); got != c.chunk {
 			t.Errorf("%+v: %d", c, got)
 		}
 	}

@@ -93,7 +93,7 @@ func loadMember(lib *llama.Library, req wire.LoadRequest, progress func(float64)
 		}
 	}
 	// All shards must take batches of the same size, whatever their machines.
-	chunk := chunkFor(req.ChunkTokens, whole.Parameters(), false, req.Context)
+	chunk := chunkFor(req.ChunkTokens, whole.Parameters(), false, m.layout.Stages(), req.Context)
 	h, err := hyper.Read(whole)
 	if err != nil {
 		return nil, &wire.Failure{Code: wire.CodeModel, Message: fmt.Sprintf("load %s: %v", req.Paths[0], err)}

@@ -19,10 +19,22 @@ type Evaluator interface {
 	Eval(ctx context.Context, req wire.EvalRequest, each func(token int32, logits []float32)) error
 }
 
+// Balance is what the stages of a pipeline are to share out evenly.
+type Balance string
+
+// Balances. The output head works for tokens that are drawn, and for no others:
+// of a model with a large vocabulary it weighs as much as several layers when
+// tokens are decoded, and nothing in a prompt.
+const (
+	BalanceEven   Balance = "even"   // layers: prompts are fastest
+	BalanceDecode Balance = "decode" // what a decoded token reads, the head too: streams are fastest
+)
+
 // Layout says how a model is to be split and where the shards run.
 type Layout struct {
 	Stages  int      // at least 1
 	Ranks   int      // of each stage, at least 1
+	Balance Balance  // of the stages; "": even
 	Threads int      // of each shard; 0: chosen from the machine
 	On      []string // host:port of machines that run `skein shard serve`, for the shards in turn; empty: this machine
 	TLS     bool     // links of local shards are encrypted, with certificates made for it

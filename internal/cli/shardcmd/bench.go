@@ -66,7 +66,7 @@ nothing else. With --json there is one object a line.`,
 			return e.printFigures(figures)
 		},
 	}
-	f.add(cmd)
+	f.add(cmd, shards.BalanceDecode)
 	fs := cmd.Flags()
 	fs.IntVar(&o.Streams, "streams", 1, "generations at once")
 	fs.IntVar(&o.PromptTokens, "prompt-tokens", 512, "tokens of the prompt")

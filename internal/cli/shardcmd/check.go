@@ -60,7 +60,7 @@ not known to be right when it is cut this way, and is placed whole.`,
 			return e.printCheck(report, asJSON)
 		},
 	}
-	f.add(cmd)
+	f.add(cmd, shards.BalanceEven)
 	fs := cmd.Flags()
 	fs.IntVar(&o.Tokens, "tokens", 40, "positions compared")
 	fs.StringVar(&o.Prompt, "prompt", "", "compare on `TEXT` and what the whole model makes of it; default: random token ids")

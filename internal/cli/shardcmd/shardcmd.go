@@ -89,8 +89,9 @@ type layoutFlags struct {
 	engineDir string
 }
 
-func (f *layoutFlags) add(cmd *cobra.Command) {
+func (f *layoutFlags) add(cmd *cobra.Command, balance shards.Balance) {
 	fs := cmd.Flags()
+	fs.StringVar((*string)(&f.layout.Balance), "balance", string(balance), "stages share out the layers evenly, best for prompts (even), or what a decoded token reads, the output head too, best for streams (decode)")
 	fs.IntVar(&f.layout.Stages, "stages", 2, "pipeline stages, each with some of the layers")
 	fs.IntVar(&f.layout.Ranks, "ranks", 1, "tensor ranks of each stage, each with some heads and columns")
 	fs.IntVar(&f.layout.Threads, "threads-per-shard", 1, "processor threads of each shard")
@@ -110,6 +111,9 @@ func (f *layoutFlags) read(cmd *cobra.Command) (shards.Layout, error) {
 	}
 	if l.Stages < 1 || l.Ranks < 1 || l.Stages > 256 || l.Ranks > 256 || l.Threads < 1 {
 		return l, errors.New("--stages and --ranks are whole numbers from 1 to 256, --threads-per-shard at least 1")
+	}
+	if l.Balance != shards.BalanceEven && l.Balance != shards.BalanceDecode {
+		return l, fmt.Errorf("--balance %q: there are %s and %s", l.Balance, shards.BalanceEven, shards.BalanceDecode)
 	}
 	var err error
 	if l.On, err = ParseHosts(f.on); err != nil {

@@ -40,7 +40,7 @@ func (h *Host) check(ctx context.Context, o shards.CheckOptions, report *shards.
 	}
 	defer m.Close() // only read from: nothing can be lost
 	report.Architecture = m.Arch()
-	specs, err := Split(m.Model, report.Stages, report.Ranks)
+	specs, err := Split(m.Model, report.Stages, report.Ranks, o.Layout.Balance)
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,8 @@ func (h *Host) check(ctx context.Context, o shards.CheckOptions, report *shards.
 	}
 	r := Request{Name: o.Model, Paths: o.Paths, Bytes: bytes, Layout: o.Layout, Engine: engine, Load: wire.LoadRequest{
 		Paths: o.Paths, Slots: 1, Context: contextFor(o, trained), Threads: max(1, o.Layout.Threads), PrefixReuse: "off",
-		Mmap: true, // two runs of one file share its pages
+		ChunkTokens: checkChunk, // whole and sharded alike: on some processors the shapes of batches round otherwise
+		Mmap:        true,       // two runs of one file share its pages
 	}}
 	r.Layout.Threads = r.Load.Threads
 	reference, err := h.refer(ctx, o, r, trained)
@@ -76,6 +77,9 @@ func (h *Host) check(ctx context.Context, o shards.CheckOptions, report *shards.
 	}
 	return reference.Judge(ctx, g, kind, report)
 }
+
+// checkChunk is how many tokens of a prompt are computed at once.
+const checkChunk = 128
 
 // contextFor is room for the prompt and the tokens compared.
 func contextFor(o shards.CheckOptions, trained int) int {

@@ -3,6 +3,7 @@ package shards
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 
@@ -23,11 +24,11 @@ func ParseLayout(s string) (stages, ranks int, err error) {
 	return stages, ranks, nil
 }
 
-// Split cuts a model into stages of about as many layers each, and each of
-// those into ranks as even as heads allow. Where a boundary is not allowed, its
-// neighbours are tried. The error wraps slice.ErrRefused when no such cut is
-// known to be right.
-func Split(m *gguf.Model, stages, ranks int) ([]slice.Spec, error) {
+// Split cuts a model into stages, as balance wants them, and each of those into
+// ranks as even as heads allow. Where a boundary is not allowed, its neighbours
+// are tried. The error wraps slice.ErrRefused when no such cut is known to be
+// right.
+func Split(m *gguf.Model, stages, ranks int, balance shards.Balance) ([]slice.Spec, error) {
 	layers, err := layersOf(m)
 	if err != nil {
 		return nil, err
@@ -35,6 +36,18 @@ func Split(m *gguf.Model, stages, ranks int) ([]slice.Spec, error) {
 	if stages > layers {
 		return nil, fmt.Errorf("the model has %d layers, which makes no %d stages: %w", layers, stages, slice.ErrRefused)
 	}
+	work := make([]int64, layers)
+	switch balance {
+	case "", shards.BalanceEven:
+		for i := range work {
+			work[i] = 1
+		}
+	case shards.BalanceDecode:
+		decodeWork(m, work)
+	default:
+		return nil, fmt.Errorf("balance %q: there are %s and %s", balance, shards.BalanceEven, shards.BalanceDecode)
+	}
+	ends := boundaries(work, stages)
 	var first error
 	for _, parts := range partsFor(m, ranks) {
 		for shift := range layers {
@@ -43,7 +56,7 @@ func Split(m *gguf.Model, stages, ranks int) ([]slice.Spec, error) {
 			if shift%2 == 0 {
 				by = -by
 			}
-			specs, ok := specs(layers, stages, by, parts)
+			specs, ok := specs(ends, by, parts)
 			if !ok {
 				continue
 			}
@@ -65,6 +78,78 @@ func Split(m *gguf.Model, stages, ranks int) ([]slice.Spec, error) {
 	return nil, first
 }
 
+// decodeWork fills in what a decoded token reads of each layer, bytes; the
+// output head is the last one's. Experts count as if all were read: what
+// matters is how layers compare.
+func decodeWork(m *gguf.Model, work []int64) {
+	head := int64(0)
+	for _, t := range m.Tensors() {
+		var layer int
+		var rest string
+		switch n, err := fmt.Sscanf(t.Name, "blk.%d.%s", &layer, &rest); {
+		case err == nil && n == 2 && layer < len(work):
+			work[layer] += t.Bytes
+		case t.Name == "output.weight":
+			head = t.Bytes
+		case t.Name == "token_embd.weight" && head == 0:
+			head = t.Bytes // serves as the head too, if there is no other
+		}
+	}
+	work[len(work)-1] += head
+}
+
+// boundaries gives the end of each stage, of one layer at least, so that the
+// stage with the most work has as little as can be; of equally good ways the one
+// whose stages are the most alike.
+func boundaries(work []int64, stages int) []int {
+	sums := make([]int64, len(work)+1)
+	for i, w := range work {
+		sums[i+1] = sums[i] + w
+	}
+	// least[k][i]: the most work of a stage when the layers from i on make k stages.
+	least := make([][]int64, stages+1)
+	for k := range least {
+		least[k] = make([]int64, len(work)+1)
+		for i := range least[k] {
+			least[k][i] = math.MaxInt64
+		}
+	}
+	least[0][len(work)] = 0
+	for k := 1; k <= stages; k++ {
+		for i := range work {
+			for end := i + 1; end <= len(work); end++ {
+				least[k][i] = min(least[k][i], max(sums[end]-sums[i], least[k-1][end]))
+			}
+		}
+	}
+	// Among those, the smallest sum of squares: squares[k][i] like least, next[k][i]
+	// the end of the first of them.
+	squares, next := make([][]float64, stages+1), make([][]int, stages+1)
+	for k := range squares {
+		squares[k], next[k] = make([]float64, len(work)+1), make([]int, len(work)+1)
+		for i := range squares[k] {
+			squares[k][i] = math.Inf(1)
+		}
+	}
+	squares[0][len(work)] = 0
+	for k := 1; k <= stages; k++ {
+		for i := range work {
+			for end := i + 1; end <= len(work) && sums[end]-sums[i] <= least[stages][0]; end++ {
+				one := float64(sums[end] - sums[i])
+				if all := one*one + squares[k-1][end]; all < squares[k][i] {
+					squares[k][i], next[k][i] = all, end
+				}
+			}
+		}
+	}
+	ends, first := make([]int, 0, stages), 0
+	for k := stages; k > 0; k-- {
+		first = next[k][first]
+		ends = append(ends, first)
+	}
+	return ends
+}
+
 func cuttable(m *gguf.Model, specs []slice.Spec) error {
 	for _, s := range specs {
 		if _, err := slice.Cut(m, s); err != nil {
@@ -75,12 +160,11 @@ func cuttable(m *gguf.Model, specs []slice.Spec) error {
 }
 
 // specs lays out stages whose inner boundaries are moved by shift layers.
-func specs(layers, stages, shift int, parts []int) ([]slice.Spec, bool) {
+func specs(ends []int, shift int, parts []int) ([]slice.Spec, bool) {
 	var out []slice.Spec
-	first := 0
-	for s := range stages {
-		end := (s + 1) * layers / stages
-		if s < stages-1 {
+	first, layers := 0, ends[len(ends)-1]
+	for s, end := range ends {
+		if s < len(ends)-1 {
 			end += shift
 		}
 		if end <= first || end > layers {

@@ -34,7 +34,7 @@ func Plan(paths []string, l shards.Layout) ([]slice.Spec, error) {
 		return nil, err
 	}
 	defer m.Close() // only read from: nothing can be lost
-	return Split(m.Model, max(1, l.Stages), max(1, l.Ranks))
+	return Split(m.Model, max(1, l.Stages), max(1, l.Ranks), l.Balance)
 }
 
 // Served is a group together with what its machines fetch from.
