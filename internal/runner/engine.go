@@ -48,10 +48,11 @@ func hasGPU(info wire.EngineInfo) bool {
 // than 256 (docs/benchmarks.md). Larger models take smaller ones, GPUs larger.
 const (
 	chunkCPU      = 256
-	chunkPipeline = 128 // the first stage waits for one at the end of a prompt, the last one at its beginning
+	chunkPipeline = 128 // the last stage waits for one at the beginning of a prompt, the first one at its end
 	chunkCPULarge = 64
 	chunkGPU      = 512
 	largeModel    = 3e9 // parameters
+	middleModel   = 1e9 // from here on 64 tokens are computed as fast as 256
 )
 
 // chunkFor is the chunk of a model in so many stages. It depends on nothing that
@@ -62,7 +63,7 @@ func chunkFor(want int, parameters uint64, gpu bool, stages, context int) int {
 	case n > 0:
 	case gpu:
 		n = chunkGPU
-	case parameters >= largeModel:
+	case parameters >= largeModel, stages > 1 && parameters >= middleModel:
 		n = chunkCPULarge
 	case stages > 1:
 		n = chunkPipeline

@@ -79,7 +79,7 @@ func (h *Host) check(ctx context.Context, o shards.CheckOptions, report *shards.
 }
 
 // checkChunk is how many tokens of a prompt are computed at once.
-const checkChunk = 128
+const checkChunk = 64
 
 // contextFor is room for the prompt and the tokens compared.
 func contextFor(o shards.CheckOptions, trained int) int {
