@@ -359,12 +359,13 @@ func startMesh(o Options, fast, bulk []net.Conn, sleeper, flusher sleeper) (*Mes
 		m.peers[i].fast = lane
 	}
 	m.countReady() // alone
+	greeting := marshal(here())
 	for _, p := range m.peers {
 		if p == nil {
 			continue
 		}
 		p.out.Lock()
-		p.enqueue(header{kind: kindReady}, make([]byte, headerSize))
+		p.enqueue(header{kind: kindReady}, append(make([]byte, headerSize), greeting...))
 		p.out.Unlock()
 		m.readers.Go(func() { m.bulkReading(p) })
 		m.writers.Go(func() { m.bulkWriting(p) })

@@ -26,7 +26,9 @@ type Options struct {
 	// Beat is how often a shard tells that it lives; 0: 200 ms.
 	Beat time.Duration
 	// Silence is after how long without any byte a shard counts as lost; 0:
-	// 1.5 s. It is counted in this process's own waking time.
+	// 1.7 s. It is counted in this process's own waking time. A process of this
+	// same machine that lives and is not stopped is starved, and gets three
+	// times as long.
 	Silence time.Duration
 	// Spin is how long a receiver polls before it sleeps; 0: 200 µs, negative:
 	// not at all. A core that the peer needs should not be polled on: see
@@ -42,7 +44,7 @@ func (o *Options) validate() error {
 		o.Beat = 200 * time.Millisecond
 	}
 	if o.Silence == 0 {
-		o.Silence = 1500 * time.Millisecond
+		o.Silence = 1700 * time.Millisecond
 	}
 	if o.Spin == 0 {
 		o.Spin = 200 * time.Microsecond

@@ -30,6 +30,7 @@ type peer struct {
 	silent  atomic.Int64 // ticks since something was heard
 	waiting atomic.Int64 // the shard that this one waits for, by its last beat; -1: none
 	ready   atomic.Bool  // it has all its connections
+	near    atomic.Int64 // its process, if that is on this machine; 0: elsewhere, or not known
 
 	in     sync.Mutex // guards the following
 	boxes  [kinds]inbox

@@ -177,7 +177,7 @@ func TestProcesses(t *testing.T) {
 		says   string
 	}{
 		{"killed", 1, func(p *process) error { return p.cmd.Process.Kill() }, nil, time.Second, "closed its connection"},
-		{"stopped", 2, stop, kill, 2 * time.Second, "silent for 1.5s"},
+		{"stopped", 2, stop, kill, 2 * time.Second, "silent for 1.7s"},
 		{"cut", 0, func(*process) error { n.Cut(0); return nil }, func(p *process) error { n.Mend(0); return kill(p) }, 2 * time.Second, "is cut"},
 	} {
 		joinProcesses(t, epoch+1, shards)

@@ -126,6 +126,11 @@ func (m *Mesh) bulkFrame(p *peer, f frame) error {
 		}
 		p.waiting.Store(int64(f.payload[0]) + int64(f.payload[1])<<8 - 1)
 	case kindReady:
+		var at place
+		if err := json.Unmarshal(f.payload, &at); err != nil {
+			return m.fail(p.index, "says where it runs in a way that can't be read")
+		}
+		p.near.Store(int64(at.near(here())))
 		p.ready.Store(true)
 		m.countReady()
 	case kindAbort:
@@ -224,17 +229,26 @@ func (m *Mesh) beat() {
 	}
 }
 
-func (m *Mesh) checkSilence() {
+// patience is how many times as long a shard may be silent that this machine
+// knows to be alive: other programs leave it no processor.
+const patience = 3
+
+// tooSilent tells whether so many ticks without a sign of p mean its loss.
+func (m *Mesh) tooSilent(p *peer, ticks int64) bool {
 	limit := int64(m.o.Silence / m.tick)
-	worst, heard, others := -1, 0, 0
+	return ticks >= limit && (ticks >= patience*limit || !lives(int(p.near.Load())))
+}
+
+func (m *Mesh) checkSilence() {
+	worst, heard, others, longest := -1, 0, 0, int64(0)
 	for _, p := range m.peers {
 		if p == nil {
 			continue
 		}
 		others++
 		silent := p.silent.Add(1)
-		if silent >= limit {
-			worst = p.index
+		if m.tooSilent(p, silent) {
+			worst, longest = p.index, silent
 		}
 		if silent <= 4 {
 			heard++
@@ -245,7 +259,7 @@ func (m *Mesh) checkSilence() {
 	case heard == 0 && others > 1:
 		_ = m.fail(m.o.Self, fmt.Sprintf("hears nobody since %v: its network is down", m.o.Silence))
 	default:
-		_ = m.fail(worst, fmt.Sprintf("silent for %v: it is stopped, or the network between is cut", m.o.Silence))
+		_ = m.fail(worst, fmt.Sprintf("silent for %v: it is stopped, or the network between is cut", time.Duration(longest)*m.tick))
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/skein-run/skein/internal/gguf/slice"
+	"github.com/skein-run/skein/internal/hostinfo"
 	"github.com/skein-run/skein/internal/runner/wire"
 	"github.com/skein-run/skein/internal/supervise"
 )
@@ -47,6 +48,7 @@ type Options struct {
 type Member struct {
 	*supervise.Runner
 	ping, connect time.Duration
+	local         bool // its process is on this machine
 
 	mu    sync.Mutex
 	lives int // processes so far; guarded by mu
@@ -55,7 +57,7 @@ type Member struct {
 // Start begins to serve a shard and returns at once. Stop must be called in the
 // end.
 func Start(o Options) (*Member, error) {
-	m := &Member{ping: o.PingLimit, connect: o.ConnectLimit}
+	m := &Member{ping: o.PingLimit, connect: o.ConnectLimit, local: o.Where == ""}
 	if m.ping == 0 {
 		m.ping = 3 * time.Second
 	}
@@ -119,8 +121,12 @@ func (m *Member) count() int {
 }
 
 // Ping asks the process that is there now for a sign of life, and kills it when
-// it gives none in time.
+// it gives none in time, or at once when the system knows that it is stopped:
+// the other shards have waited for it already.
 func (m *Member) Ping(ctx context.Context) error {
+	if pid := m.State().PID; m.local && pid > 0 && hostinfo.Stopped(ctx, pid) {
+		m.Kill("was stopped by a signal")
+	}
 	return m.ask(ctx, m.ping, "gave no sign of life for", m.Runner.Ping)
 }
 
