@@ -101,8 +101,8 @@ bench-shards: build $(SMOLLM) ## shards beside the whole model; makes a random 2
 bench-archs: build ## which of llama.cpp's 127 tiny models are right in shards; makes them first (8 minutes, once)
 	@GO=$(GO) sh scripts/bench-archs.sh
 
-bench-shard-faults: build $(SMOLLM) ## kill and stop shards at random moments, N=100 times for each shape
-	@FETCHED=$(SMOLLM) GO=$(GO) sh scripts/bench-shard-faults.sh
+bench-shard-faults: build ## kill and stop shards at random moments, N=100 times for each shape (10 minutes)
+	@GO=$(GO) sh scripts/bench-shard-faults.sh
 
 bench-cluster: build ## kill masters and workers of a cluster in mid-answer, N=20 times each
 	@GO=$(GO) sh scripts/bench-cluster.sh
