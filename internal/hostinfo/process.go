@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"runtime"
-	"slices"
 
 	"github.com/shirou/gopsutil/v4/process"
 )
@@ -21,17 +20,6 @@ func ResidentMemory(ctx context.Context, pid int) (int64, error) {
 		return 0, fmt.Errorf("read memory of process %d: %w", pid, err)
 	}
 	return int64(m.RSS), nil
-}
-
-// Stopped tells that a process is there and stopped by a signal; false where
-// the system does not say.
-func Stopped(ctx context.Context, pid int) bool {
-	p, err := process.NewProcessWithContext(ctx, int32(pid))
-	if err != nil {
-		return false
-	}
-	states, err := p.StatusWithContext(ctx)
-	return err == nil && slices.Contains(states, process.Stop)
 }
 
 // UsableCores is how many threads of this process can compute at once.
