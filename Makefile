@@ -95,8 +95,8 @@ bench: build $(SMOLLM) ## the table of figures of docs/benchmarks.md, on an idle
 bench-peers: build $(SMOLLM) ## the same beside llama-server, which is built first (6 minutes, once)
 	@FETCHED=$(SMOLLM) sh scripts/bench-peers.sh $(BENCHFLAGS)
 
-bench-shards: build $(SMOLLM) ## shards beside the whole model; makes a random 2.4 B model first (1.4 GB, once)
-	@FETCHED=$(SMOLLM) GO=$(GO) sh scripts/bench-shards.sh
+bench-shards: build $(SMOLLM) ## shards beside the whole model (random, 2.4 B, made once); LINK=1: over a slow link, with predictions (root)
+	@LINK=$(LINK) FETCHED=$(SMOLLM) GO=$(GO) sh scripts/bench-shards.sh
 
 bench-archs: build ## which of llama.cpp's 127 tiny models are right in shards; makes them first (8 minutes, once)
 	@GO=$(GO) sh scripts/bench-archs.sh

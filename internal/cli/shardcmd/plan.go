@@ -32,7 +32,8 @@ type planFlags struct {
 	link, latency             string
 	sharding                  string
 	context, slots, minNodes  int
-	decode, prefill           float64
+	decode, prefill, two      float64
+	prompt                    int
 	json                      bool
 }
 
@@ -86,6 +87,8 @@ is printed. Values with commas are for the machines in turn, one value is for al
 	fs.StringVar(&f.gflops, "gflops", assumedGflops, "10^9 operations a second of each machine on prompts, `N,...`")
 	fs.Float64Var(&f.decode, "decode", 0, "measured `TOKENS/S` of one stream of this model, whole, on one machine; replaces --bandwidth")
 	fs.Float64Var(&f.prefill, "prefill", 0, "measured `TOKENS/S` of a prompt likewise; replaces --gflops")
+	fs.Float64Var(&f.two, "decode-two", 0, "measured `TOKENS/S` of two streams together, of both, for what several streams give; with --decode and --prefill")
+	fs.IntVar(&f.prompt, "prompt-tokens", 512, "tokens of the prompt whose speed is predicted")
 	fs.StringVar(&f.link, "link", "1Gbit", "`RATE` of the network in bits (1Gbit) or bytes (117MB) a second")
 	fs.StringVar(&f.latency, "latency", "0.3ms", "one way through the network for a small message, `TIME`")
 	fs.BoolVar(&f.json, "json", false, "print JSON")
@@ -118,7 +121,8 @@ type Machine struct {
 	Memory    int64   `json:"memory"`                     // free bytes
 	Bandwidth float64 `json:"bandwidth_bytes_per_second"` // of its memory
 	Compute   float64 `json:"flop_per_second"`
-	Step      float64 `json:"step_seconds"` // that each step costs beside
+	Batch     float64 `json:"batch_flop_per_second,omitempty"` // of further streams; 0: as Compute
+	Step      float64 `json:"step_seconds"`                    // that each step costs beside
 }
 
 // Link is the network between any two machines.
@@ -154,17 +158,18 @@ type asked struct {
 	line     placement.Line
 	sharding placement.Sharding
 	minNodes int
+	prompt   int
 }
 
 // read checks the flags.
 func (f *planFlags) read(cmd *cobra.Command, entry library.Entry, model placement.Model) (asked, error) {
 	out := asked{Planned: Planned{Model: entry.Name, Context: f.context, Slots: f.slots},
-		sharding: placement.Sharding(f.sharding), minNodes: f.minNodes}
+		sharding: placement.Sharding(f.sharding), minNodes: f.minNodes, prompt: f.prompt}
 	if f.memory == "" {
 		return out, errors.New("say how much memory each machine has free: --memory 8GB,16GB")
 	}
-	if f.slots < 1 || f.context < 0 || f.minNodes < 1 {
-		return out, errors.New("--slots and --min-nodes are at least 1, --context at least 0")
+	if f.slots < 1 || f.context < 0 || f.minNodes < 1 || f.prompt < 1 {
+		return out, errors.New("--slots, --min-nodes and --prompt-tokens are at least 1, --context at least 0")
 	}
 	if !slices.Contains([]placement.Sharding{placement.Auto, placement.Pipeline, placement.Tensor}, out.sharding) {
 		return out, fmt.Errorf("--sharding %q: there are auto, pipeline and tensor", f.sharding)
@@ -194,14 +199,15 @@ func (f *planFlags) read(cmd *cobra.Command, entry library.Entry, model placemen
 	out.line, out.Link = line, Link{line.Latency, line.Bandwidth, source(cmd, "link", "latency")}
 	out.Source = source(cmd, "bandwidth", "gflops")
 	var measured *placement.Speed
-	if f.decode != 0 || f.prefill != 0 {
+	if f.decode != 0 || f.prefill != 0 || f.two != 0 {
 		if cmd.Flags().Changed("bandwidth") || cmd.Flags().Changed("gflops") {
 			return out, errors.New("--decode and --prefill replace --bandwidth and --gflops: give one pair or the other")
 		}
-		if !(f.decode > 0) || !(f.prefill > 0) {
-			return out, errors.New("--decode and --prefill belong together: give both as tokens/s above 0")
+		if !(f.decode > 0) || !(f.prefill > 0) || f.two < 0 {
+			return out, errors.New("--decode and --prefill belong together, and --decode-two to them: give them as tokens/s above 0")
 		}
-		v, err := placement.Calibrate(model, placement.Measured{Decode: f.decode, Prefill: f.prefill, Depth: 256, Step: min(assumedStep, 0.5/f.decode)})
+		v, err := placement.Calibrate(model, placement.Measured{Decode: f.decode, Prefill: f.prefill, Depth: 256,
+			Streams: 2, Aggregate: f.two, Step: min(assumedStep, 0.5/f.decode)})
 		if err != nil {
 			return out, err
 		}
@@ -213,7 +219,7 @@ func (f *planFlags) read(cmd *cobra.Command, entry library.Entry, model placemen
 			v = *measured
 		}
 		name := "machine-" + strconv.Itoa(i+1)
-		out.Machines = append(out.Machines, Machine{Name: name, Memory: int64(free), Bandwidth: v.Bandwidth, Compute: v.Compute, Step: v.Step})
+		out.Machines = append(out.Machines, Machine{Name: name, Memory: int64(free), Bandwidth: v.Bandwidth, Compute: v.Compute, Batch: v.Batch, Step: v.Step})
 	}
 	return out, nil
 }
@@ -223,11 +229,11 @@ func (o asked) place(model placement.Model) (Planned, error) {
 	c := placement.Cluster{Default: o.line}
 	for _, m := range o.Machines {
 		c.Nodes = append(c.Nodes, placement.Node{ID: m.Name, Worker: true, Downloads: true, Has: true,
-			Devices: []placement.Device{{Total: m.Memory, Available: m.Memory, Speed: placement.Speed{Bandwidth: m.Bandwidth, Compute: m.Compute, Step: m.Step}}}})
+			Devices: []placement.Device{{Total: m.Memory, Available: m.Memory, Speed: placement.Speed{Bandwidth: m.Bandwidth, Compute: m.Compute, Batch: m.Batch, Step: m.Step}}}})
 	}
 	var err error
 	o.Plan, err = placement.Place(c, placement.Request{Model: model, Context: o.Context, Slots: o.Slots,
-		Sharding: o.sharding, MinNodes: o.minNodes}, time.Time{})
+		Sharding: o.sharding, MinNodes: o.minNodes, Prompt: o.prompt}, time.Time{})
 	return o.Planned, err
 }
 

@@ -17,6 +17,9 @@ type Model struct {
 	Embedding  int `json:"embedding"`
 	Vocabulary int `json:"vocabulary"`
 	Window     int `json:"window"` // tokens of sliding-window layers, 0: none
+	// Parameters is the number of weights; 0: not known. By it the runner
+	// chooses the chunks of prompts.
+	Parameters uint64 `json:"parameters,omitempty"`
 	// Trained is the longest context that the model was trained for, tokens;
 	// 0: not said.
 	Trained int `json:"trained,omitempty"`

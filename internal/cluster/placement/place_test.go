@@ -408,3 +408,27 @@ func TestCalibratedPredictionIsWhatWasMeasured(t *testing.T) {
 		}
 	})
 }
+
+// TestPipelinesTakeShortChunks: as the runner does, for models of some size.
+func TestPipelinesTakeShortChunks(t *testing.T) {
+	speed := placement.Speed{Bandwidth: 40e9, Compute: 1e9}
+	var prefill []float64
+	for _, parameters := range []uint64{0, 2e9} {
+		m := even(16, 4)
+		m.Parameters = parameters
+		var c placement.Cluster
+		c.Default = placement.Line{Latency: 1e-6, Bandwidth: 1e12}
+		for _, id := range []string{"a", "b"} {
+			c.Nodes = append(c.Nodes, placement.Node{ID: id, Worker: true, Has: true, Devices: []placement.Device{{Total: 1 << 40, Available: 1 << 40, Speed: speed}}})
+		}
+		p, err := placement.Place(c, placement.Request{Model: m, Context: 4096, Slots: 1, MinNodes: 2, Sharding: placement.Pipeline, Prompt: 2048}, time.Time{})
+		if err != nil || len(p.Shards) != 2 {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		prefill = append(prefill, p.Predicted.Prefill)
+	}
+	// 8 chunks of 256 tokens take 9 turns of a stage, 32 of 64 take 33 that are a quarter as long.
+	if got, want := prefill[1]/prefill[0], 9/(33.0/4); math.Abs(got/want-1) > 0.01 {
+		t.Errorf("chunks of 64 make a prompt %g times as fast as those of 256, want %g", got, want)
+	}
+}

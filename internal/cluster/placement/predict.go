@@ -1,6 +1,10 @@
 package placement
 
-import "math"
+import (
+	"math"
+
+	"github.com/skein-run/skein/internal/runner/schedule"
+)
 
 // Prediction is how fast a plan is expected to be.
 type Prediction struct {
@@ -169,7 +173,11 @@ func (t *table) predict(stages []*stage) Prediction {
 	total, slowest := walk(micro, decode(micro))
 	p.Aggregate = slots / max(total+back, math.Ceil(slots/micro)*slowest)
 	// Chunks of a prompt follow each other without waiting.
-	chunk := float64(min(r.Batch, r.Prompt))
+	batch := r.Batch
+	if len(stages) > 1 {
+		batch = min(batch, schedule.ChunkTokens(s.m.Parameters, false, len(stages)))
+	}
+	chunk := float64(min(batch, r.Prompt))
 	chunks := math.Ceil(float64(r.Prompt) / chunk)
 	each := float64(r.Prompt) / chunks
 	walked, slowestChunk := walk(each, func(p piece, v Speed) float64 { return s.chunkOf(p, v, each) })

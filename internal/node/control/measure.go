@@ -18,20 +18,26 @@ import (
 
 // speed is what was measured of a machine once, and kept.
 type speed struct {
-	Chip      string  `json:"chip"`
-	Cores     int     `json:"cores"`
-	Bandwidth float64 `json:"bandwidth"` // bytes/s
+	Chip       string  `json:"chip"`
+	Cores      int     `json:"cores"`
+	Bandwidth  float64 `json:"bandwidth"`  // bytes/s
+	Arithmetic float64 `json:"arithmetic"` // flop/s of prompts
 }
 
-// Speeds of what is not measured: arithmetic of 100 Gflop/s a core, as AVX2
-// gives it, and 0.3 ms a step beside the weights.
+// What is not measured: 0.3 ms a step beside the weights; kernels for single
+// streams reach half of what those for prompts do; and so a token of Q4_0 weights
+// (4.5 bits each, two operations) is bound by arithmetic where memory is fast.
 const (
-	assumedCompute = 100e9
 	assumedStep    = 300e-6
+	streamShare    = 0.5
+	bytesOperation = 4.5 / 8 / 2
 )
 
-// machineSpeed gives the speed of this machine: its memory as measured, at the
-// first start or after it became another machine.
+// assumed is the speed where measuring fails: AVX2, and one channel of memory.
+var assumed = speed{Bandwidth: 10e9, Arithmetic: 75e9}
+
+// machineSpeed gives the speed of this machine: its memory and arithmetic as
+// measured, at the first start or after it became another machine.
 func (c *Control) machineSpeed(ctx context.Context, f hostinfo.Facts) placement.Speed {
 	file := filepath.Join(c.place(), "speed.json")
 	s := speed{}
@@ -39,10 +45,13 @@ func (c *Control) machineSpeed(ctx context.Context, f hostinfo.Facts) placement.
 	if err == nil {
 		err = json.Unmarshal(b, &s)
 	}
-	if err != nil || s.Chip != f.Chip || s.Cores != f.CoresUsable || s.Bandwidth <= 0 {
+	if err != nil || s.Chip != f.Chip || s.Cores != f.CoresUsable || s.Bandwidth <= 0 || s.Arithmetic <= 0 {
 		s = speed{Chip: f.Chip, Cores: f.CoresUsable}
-		if s.Bandwidth, err = hostinfo.MemoryBandwidth(ctx); err != nil {
-			return placement.Speed{Bandwidth: 10e9, Compute: assumedCompute, Step: assumedStep}
+		if s.Bandwidth, err = hostinfo.MemoryBandwidth(ctx); err == nil {
+			s.Arithmetic, err = hostinfo.Arithmetic(ctx)
+		}
+		if err != nil {
+			return assumed.placed()
 		}
 		if b, err = json.Marshal(s); err == nil {
 			err = os.WriteFile(file, b, 0o600)
@@ -51,7 +60,13 @@ func (c *Control) machineSpeed(ctx context.Context, f hostinfo.Facts) placement.
 			c.log.Debug("the machine's speed is not kept and measured at each start", "error", err)
 		}
 	}
-	return placement.Speed{Bandwidth: s.Bandwidth, Compute: assumedCompute * float64(max(1, f.CoresUsable)), Step: assumedStep}
+	return s.placed()
+}
+
+// placed is s in placement's words.
+func (s speed) placed() placement.Speed {
+	streams := s.Arithmetic * streamShare
+	return placement.Speed{Bandwidth: min(s.Bandwidth, streams*bytesOperation), Compute: s.Arithmetic, Batch: streams, Step: assumedStep}
 }
 
 // What measures a line: pings, and one transfer.

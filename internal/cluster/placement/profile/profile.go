@@ -43,7 +43,7 @@ func of(m *gguf.Model, name string) (placement.Model, error) {
 	}
 	n := h.Layers // draft layers are in no stage
 	out := placement.Model{
-		Name: name, Layers: make([]placement.Layer, n), Embedding: h.Embedding, Vocabulary: h.Vocabulary,
+		Name: name, Layers: make([]placement.Layer, n), Embedding: h.Embedding, Vocabulary: h.Vocabulary, Parameters: m.Parameters(),
 		Window: h.Window, Trained: h.Context, Exact: h.Exact, Whole: m.TensorBytes(), Units: 1,
 	}
 	experts := 1.0
