@@ -10,10 +10,13 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -116,15 +119,20 @@ type member struct {
 	*Replica[book]
 	log   *store.Log
 	wrote chan uint64 // indexes that came to disk, as far as somebody reads them
+	full  *atomic.Bool
 }
 
 // tapped is a log that tells what was written.
 type tapped struct {
 	*store.Log
 	wrote chan uint64
+	full  *atomic.Bool // as a disk is
 }
 
 func (l tapped) Append(entries ...Entry) error {
+	if l.full.Load() {
+		return &os.PathError{Op: "write", Path: "cluster.db", Err: syscall.ENOSPC}
+	}
 	err := l.Log.Append(entries...)
 	for _, e := range entries {
 		select {
@@ -154,16 +162,16 @@ func (c *cluster) start(id ids.Node) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	wrote := make(chan uint64, 16)
+	wrote, full := make(chan uint64, 16), new(atomic.Bool)
 	r, err := New(Options[book]{
-		Self: id, Machine: bookMachine, Storage: tapped{log, wrote}, Transport: link{c, id}, Logger: slog.New(slog.DiscardHandler),
+		Self: id, Machine: bookMachine, Storage: tapped{log, wrote, full}, Transport: link{c, id}, Logger: slog.New(slog.DiscardHandler),
 		Gather: 2 * time.Second, Confirm: 10 * time.Second, Keep: 5, Every: c.every,
 	})
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	c.mu.Lock()
-	c.nodes[id] = &member{r, log, wrote}
+	c.nodes[id] = &member{r, log, wrote, full}
 	c.mu.Unlock()
 	c.members()
 }

@@ -54,11 +54,11 @@ func (r *Replica[S]) copyFrom(ctx context.Context, node ids.Node, session ids.Se
 	stop := context.AfterFunc(ctx, func() { _ = stream.Close() }) // wakes the read below
 	defer stop()
 	defer stream.Close()
-	in, out := json.NewDecoder(stream), json.NewEncoder(stream)
+	in, out := newFrames(stream, maxFrame), json.NewEncoder(stream)
 	first := true
 	for {
 		var f frame
-		if err := in.Decode(&f); err != nil {
+		if err := in.decode(&f); err != nil {
 			return err
 		}
 		if f.Refused != "" {

@@ -394,10 +394,10 @@ func (r *Replica[S]) send(out *json.Encoder, at, end uint64, commit *uint64) err
 }
 
 func (t *masterTerm[S]) readAcks(stream io.Reader, f *follower) error {
-	in := json.NewDecoder(stream)
+	in := newFrames(stream, maxAck)
 	for {
 		var a ack
-		if err := in.Decode(&a); err != nil {
+		if err := in.decode(&a); err != nil {
 			return err
 		}
 		t.mu.Lock()

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -93,6 +95,44 @@ func TestOneDiskIsNotEnough(t *testing.T) {
 	if err := <-got; err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestFullDisk: a command that can't be written fails at once with the reason,
+// and nothing of it stays; with room again the next one is taken. A follower
+// whose disk is full confirms nothing, and the others go on.
+func TestFullDisk(t *testing.T) {
+	c := newCluster(t, "a", "b", "c")
+	c.elect("a")
+	c.must("b", word("1", "one"))
+	c.node("a").full.Store(true)
+	for _, at := range []ids.Node{"a", "b"} {
+		if _, err := c.submit(at, word("2", "two")); err == nil || !strings.Contains(err.Error(), "no space left on device") {
+			t.Errorf("at %s: %v", at, err)
+		}
+	}
+	c.agree("one")
+	c.node("a").full.Store(false)
+	c.must("b", word("3", "three"))
+	c.agree("one", "three")
+
+	c.node("c").full.Store(true)
+	if a := c.must("a", word("4", "four")); a.Copies != 2 {
+		t.Errorf("%+v", a)
+	}
+	for c.node("c").Failed() == nil {
+		runtime.Gosched()
+	}
+	if !errors.Is(c.node("c").Failed(), syscall.ENOSPC) {
+		t.Errorf("%v", c.node("c").Failed())
+	}
+	if s, _ := c.node("c").State(); slices.Contains(s.Words, "four") {
+		t.Error("it applied what it could not write")
+	}
+	// Started again with room, it takes what it missed.
+	c.kill("c")
+	c.start("c")
+	c.elect("a")
+	c.agree("one", "three", "four")
 }
 
 func TestNewMasterTakesTheFreshestLog(t *testing.T) {

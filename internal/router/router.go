@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/skein-run/skein/internal/cluster"
@@ -56,6 +57,9 @@ type Options struct {
 // Router finds places.
 type Router struct {
 	opts Options
+	// Generations that lost a place since the start of this node: a text may
+	// differ from an undisturbed one only where one of them went on.
+	goneOn, ended atomic.Int64
 
 	mu     sync.Mutex // guards what follows
 	models map[string]*keeper.Model
@@ -87,9 +91,9 @@ func (r *Router) Model(ctx context.Context, name string) (generation.Model, erro
 			Router: places{r, name}, Tries: r.opts.Tries, Timeout: r.opts.Timeout,
 			Lost: func(place string, cause, end error) {
 				if end == nil {
-					r.opts.Logger.Warn("a generation lost its place and goes on at another", "model", name, "place", place, "cause", cause)
+					r.opts.Logger.Warn("a generation lost its place and goes on at another", "model", name, "place", place, "cause", cause, "gone_on", r.goneOn.Add(1), "ended", r.ended.Load())
 				} else {
-					r.opts.Logger.Error("a generation lost its place and ended", "model", name, "place", place, "cause", cause, "error", end)
+					r.opts.Logger.Error("a generation lost its place and ended", "model", name, "place", place, "cause", cause, "error", end, "gone_on", r.goneOn.Load(), "ended", r.ended.Add(1))
 				}
 			},
 		})

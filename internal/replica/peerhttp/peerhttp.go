@@ -187,7 +187,7 @@ func Handle(mux *http.ServeMux, n Node, caller func(*http.Request) ids.Node) {
 		if err := rc.Flush(); err != nil {
 			return // the caller is gone
 		}
-		in := json.NewDecoder(r.Body)
+		in := json.NewDecoder(io.LimitReader(r.Body, maxBody))
 		var f replica.FollowRequest
 		if err := in.Decode(&f); err != nil || f.From != caller(r) {
 			return // a follower that names another node gets no stream
