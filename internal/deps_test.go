@@ -35,7 +35,8 @@ var layers = []struct {
 	{"adapter", false, []string{"client", "internal/hostinfo/...", "internal/home/...", "internal/config/...", "internal/library/...", "internal/engine/...",
 		"internal/supervise/...", "internal/slicestore", "internal/bench/...", "internal/mesh/...", "internal/remote/...", "internal/hub/...", "internal/store/...", "internal/telemetry/...",
 		"internal/runner/..."}},
-	{"catalog", false, []string{"internal/catalog"}},
+	// The API in the words of an agent, for a node's HTTP and for a command.
+	{"catalog", false, []string{"internal/catalog", "internal/agent"}},
 	// The order of commands, which who gives some knows.
 	{"order", false, []string{"internal/replica/..."}},
 	{"edge", false, []string{"internal/httpapi/...", "internal/master/...", "internal/router/...", "internal/worker/...", "internal/dashboard/..."}},

@@ -16,6 +16,7 @@ func commands(a *app) []*cobra.Command {
 		newEngineCommand(a, newEngineBenchCommand(a)),
 		newBenchCommand(a),
 		newShardCommand(a),
+		newMCPCommand(a),
 		newDoctorCommand(a),
 		newVersionCommand(a),
 	)

@@ -24,6 +24,7 @@ import (
 	"github.com/skein-run/skein/internal/home"
 	"github.com/skein-run/skein/internal/httpapi"
 	"github.com/skein-run/skein/internal/httpapi/manage"
+	"github.com/skein-run/skein/internal/httpapi/mcp"
 	"github.com/skein-run/skein/internal/httpapi/openai"
 	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/library"
@@ -65,6 +66,7 @@ type Node struct {
 	token  string // opens the API to commands on this machine; "": nobody knows it
 	server *httpapi.Server
 	manage *manage.Dialect
+	mcp    *mcp.Dialect
 	begun  time.Time
 	places places
 	// One of the two: a node that takes part in a cluster has a control, one
@@ -219,8 +221,13 @@ func (n *Node) mount(lib *library.Library, found *engine.Engine) error {
 	if err != nil {
 		return err
 	}
+	n.mcp, err = mcp.New(mcp.Options{API: n.server.Handler(), Version: o.Version, Log: o.Logger})
+	if err != nil {
+		return err
+	}
 	n.server.Mount(chat)
 	n.server.Mount(n.manage)
+	n.server.Mount(n.mcp)
 	return nil
 }
 
@@ -249,6 +256,7 @@ func (n *Node) Start(ctx context.Context) (err error) {
 	}
 	n.onStop("API", func(ctx context.Context) error {
 		n.manage.Close() // streams of changes would hold the server
+		n.mcp.Close()
 		return n.server.Stop(ctx)
 	})
 	if !n.opts.Private {

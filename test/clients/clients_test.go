@@ -47,18 +47,24 @@ func exists(p string) bool {
 	return err == nil
 }
 
-// serve starts a node of its own on a free port and gives its base URL.
-func serve(t *testing.T) string {
+// binary is the built program.
+func binary(t *testing.T) string {
 	t.Helper()
 	name := "skein"
 	if runtime.GOOS == "windows" {
 		name += ".exe"
 	}
-	binary := path(t, "bin", name)
-	if !exists(binary) {
+	program := path(t, "bin", name)
+	if !exists(program) {
 		missing(t, "bin/skein is not built")
 	}
-	node := exec.Command(binary, "serve", "--api-port", "0", "--load", model, "--no-discovery", "--peer-host", "127.0.0.1", "--peer-port", "0", "--gossip-port", "0")
+	return program
+}
+
+// serve starts a node of its own on a free port and gives its base URL.
+func serve(t *testing.T) string {
+	t.Helper()
+	node := exec.Command(binary(t), "serve", "--api-port", "0", "--load", model, "--no-discovery", "--peer-host", "127.0.0.1", "--peer-port", "0", "--gossip-port", "0")
 	node.Env = append(os.Environ(), "SKEIN_HOME="+t.TempDir())
 	log := &strings.Builder{}
 	node.Stderr = log
@@ -122,9 +128,9 @@ func TestClients(t *testing.T) {
 	t.Run("go", func(t *testing.T) { goClient(t, url) })
 
 	packages := path(t, "build", "clients", "python")
-	for _, name := range []string{"openai_client.py", "langchain_client.py"} {
+	for _, name := range []string{"openai_client.py", "langchain_client.py", "mcp_client.py"} {
 		client(name, "python3", []string{packages, path(t, "test", "clients", "python", name)},
-			"PYTHONPATH="+packages, "PYTHONDONTWRITEBYTECODE=1", "LANGSMITH_TRACING=false")
+			"PYTHONPATH="+packages, "PYTHONDONTWRITEBYTECODE=1", "LANGSMITH_TRACING=false", "SKEIN_PROGRAM="+binary(t))
 	}
 
 	// Node looks for packages beside the script, so the script goes to them.
