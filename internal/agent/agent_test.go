@@ -32,6 +32,7 @@ func TestToolsAsk(t *testing.T) {
 	for _, c := range []struct{ tool, arguments, asked, told string }{
 		{"cluster_overview", `{}`, "GET /v1/cluster", `"node_count":3`},
 		{"cluster_health", `{}`, "GET /v1/cluster/health", `"healthy":true`},
+		{"list_nodes", `null`, "GET /v1/cluster/nodes", `"node_count":3`},
 		{"list_nodes", ``, "GET /v1/cluster/nodes", `"node_count":3`},
 		{"get_node", `{"node":"studio"}`, "GET /v1/cluster/nodes/studio", `"node_id":"n1"`},
 		{"list_models", `{}`, "GET /v1/cluster/library", `{"model_id":"m","loaded":true,"size_gb":4.5,"architecture":"llama","quantization":"","parameters":0,"context_length":512},{"model_id":"away","loaded":false`},

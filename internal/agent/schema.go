@@ -65,9 +65,13 @@ func (s *schema) decode(arguments json.RawMessage, out any) error {
 	}
 	given := map[string]any{}
 	if len(arguments) > 0 {
-		if err := json.Unmarshal(arguments, &given); err != nil || given == nil {
+		// Some clients send null for none.
+		if err := json.Unmarshal(arguments, &given); err != nil {
 			return refuse("", "the arguments must be a JSON object")
 		}
+	}
+	if given == nil {
+		given = map[string]any{}
 	}
 	for name, v := range given {
 		if _, known := s.root.Properties[name]; !known {

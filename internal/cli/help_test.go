@@ -18,7 +18,7 @@ import (
 func TestHelp(t *testing.T) {
 	interrupts := interrupt.Listen(t.Context())
 	defer interrupts.Close()
-	for _, command := range []string{"", "serve", "run", "models", "models status", "models load", "models unload", "models swap", "status", "health", "nodes", "top", "cluster", "cluster promote", "cluster drain", "cluster resume", "cluster events", "keys", "keys add", "keys list", "keys revoke", "models list", "models add", "models show", "models remove", "version"} {
+	for _, command := range []string{"", "serve", "run", "models", "models status", "models load", "models unload", "models swap", "status", "health", "nodes", "top", "cluster", "cluster promote", "cluster drain", "cluster resume", "cluster events", "mcp", "keys", "keys add", "keys list", "keys revoke", "models list", "models add", "models show", "models remove", "version"} {
 		name := strings.ReplaceAll("skein "+command, " ", "-")
 		t.Run(name, func(t *testing.T) {
 			var out, errOut bytes.Buffer

@@ -51,8 +51,8 @@ var table = []rule{
 
 	{"/state", map[string]Need{get: NeedRead}},
 	{"/events", map[string]Need{get: NeedRead}},
-	// Its tools read and change the cluster.
-	{"/mcp", map[string]Need{other: NeedManage}},
+	// Each call of a tool is a request to a route above, with the same key.
+	{"/mcp", map[string]Need{other: NeedKey}},
 }
 
 // Rule is what a method on a path needs, and whether a row says so. path is the

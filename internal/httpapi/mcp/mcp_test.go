@@ -13,7 +13,9 @@ import (
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/httpapi"
+	"github.com/skein-run/skein/internal/httpapi/access"
 	"github.com/skein-run/skein/internal/httpapi/mcp"
 )
 
@@ -34,6 +36,7 @@ func (a *api) Register(mux httpapi.Mux) {
 		<-r.Context().Done()
 		a.ended <- context.Cause(r.Context())
 	})
+	mux.HandleFunc("DELETE /v1/cluster/models/{name}", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("GET /v1/cluster/nodes", func(http.ResponseWriter, *http.Request) { panic("on purpose") })
 	mux.HandleFunc("GET /v1/cluster/nodes/{id}", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "{")
@@ -42,13 +45,13 @@ func (a *api) Register(mux httpapi.Mux) {
 }
 
 // node serves the protocol over an API, as a node does.
-func node(t *testing.T, keys ...string) (url string, a *api, d *mcp.Dialect) {
+func node(t *testing.T, keys ...access.Key) (url string, a *api, d *mcp.Dialect) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := httpapi.New(httpapi.Options{Listener: listener, APIKeys: keys, MaxBody: 4096, Log: slog.New(slog.DiscardHandler)})
+	server, err := httpapi.New(httpapi.Options{Listener: listener, Access: access.Options{Keys: keys}, MaxBody: 4096, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,9 +95,10 @@ func connect(t *testing.T, url string, h headers) (*sdk.ClientSession, error) {
 	return s, err
 }
 
-// What a tool does is done with the key of the one who called it.
+// What a tool does is done with the key of the one who called it, and so no
+// more than that key may do.
 func TestCallerKey(t *testing.T) {
-	url, a, _ := node(t, "right", "other")
+	url, a, _ := node(t, access.Key{Role: cluster.RoleManage, Secret: "right"}, access.Key{Role: cluster.RoleRead, Secret: "other"}, access.Key{Role: cluster.RoleChat, Secret: "chat"})
 	for _, h := range []headers{{"Authorization": {"Bearer right"}}, {"X-Api-Key": {"other"}}} {
 		s, err := connect(t, url, h)
 		if err != nil {
@@ -106,6 +110,20 @@ func TestCallerKey(t *testing.T) {
 		}
 		if got, want := <-a.keys, h["Authorization"]; got != strings.Join(append(want, h["X-Api-Key"]...), "") {
 			t.Errorf("the API was asked with %q", got)
+		}
+	}
+	for tool, key := range map[string]string{"unload_model": "other", "cluster_overview": "chat"} {
+		s, err := connect(t, url, headers{"X-Api-Key": {key}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		arguments := map[string]any{}
+		if tool == "unload_model" {
+			arguments["model_id"] = "m"
+		}
+		r, err := s.CallTool(t.Context(), &sdk.CallToolParams{Name: tool, Arguments: arguments})
+		if err != nil || !r.IsError || !strings.Contains(r.Content[0].(*sdk.TextContent).Text, "needs a key with the role") {
+			t.Errorf("%s with the key %s: %v, %+v", tool, key, err, r)
 		}
 	}
 	if _, err := connect(t, url, headers{"Authorization": {"Bearer wrong"}}); err == nil {
