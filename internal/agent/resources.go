@@ -113,10 +113,7 @@ func unreadable(err error) error {
 	code := int64(jsonrpc.CodeInternalError)
 	var known *api.Error
 	if errors.As(err, &known) && known.Status < http.StatusInternalServerError {
-		code = jsonrpc.CodeInvalidParams
-		if known.Status == http.StatusNotFound {
-			code = sdk.CodeResourceNotFound
-		}
+		code = jsonrpc.CodeInvalidParams // the protocol's code of a resource that is not there, too
 	}
 	return &jsonrpc.Error{Code: code, Message: err.Error()}
 }
