@@ -42,6 +42,9 @@ type Health struct {
 	Timestamp     float64 `json:"timestamp" doc:"Unix seconds" example:"1764000000.25"`
 
 	Problem string `json:"problem,omitempty" doc:"Why it is not healthy, and what to do"`
+
+	StateIndex uint64 `json:"state_index" doc:"Number of the newest event that this node has applied; tokens make none" example:"42"`
+	StateHash  string `json:"state_hash" doc:"SHA-256 of the state after it: nodes that agree tell the same"`
 }
 
 // NodeList answers GET /v1/cluster/nodes.

@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"time"
 
@@ -122,11 +123,7 @@ func (r *randomRun) run() {
 	if len(r.Wrong()) > 0 || len(r.Problems) > 0 {
 		return
 	}
-	for _, id := range r.names {
-		if text := r.Replayed(id); text != "" && !r.nodes[id].gone {
-			r.Problems = append(r.Problems, text)
-		}
-	}
+	r.Problems = append(r.Problems, r.replayed()...)
 	r.Problems = append(r.Problems, r.Swapped(r.witness())...)
 	if r.Single {
 		r.Problems = append(r.Problems, r.Kept(r.witness())...)
@@ -136,6 +133,23 @@ func (r *randomRun) run() {
 	for _, e := range log {
 		r.Kinds[cluster.KindOf(e.Change)]++
 	}
+}
+
+// replayed reads every log again, those that are equal once: that all live
+// states are equal has been seen.
+func (r *randomRun) replayed() (problems []string) {
+	var read [][]cluster.Event
+	for _, id := range r.names {
+		n := r.nodes[id]
+		if n.gone || slices.ContainsFunc(read, func(log []cluster.Event) bool { return reflect.DeepEqual(log, n.entries) }) {
+			continue
+		}
+		read = append(read, n.entries)
+		if text := r.Replayed(id); text != "" {
+			problems = append(problems, text)
+		}
+	}
+	return problems
 }
 
 // witness is a node that is up.

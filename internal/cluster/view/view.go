@@ -135,14 +135,18 @@ func (v *View) Overview() api.Overview {
 }
 
 // Health answers GET /v1/cluster/health.
-func (v *View) Health() api.Health {
-	h := api.Health{NodeCount: v.online(), MasterNodeID: string(v.in.Master), UptimeSeconds: round(v.in.Uptime.Seconds()), Timestamp: v.Timestamp()}
+func (v *View) Health() (api.Health, error) {
+	h := api.Health{NodeCount: v.online(), MasterNodeID: string(v.in.Master), UptimeSeconds: round(v.in.Uptime.Seconds()), Timestamp: v.Timestamp(), StateIndex: v.in.State.Index}
+	var err error
+	if h.StateHash, err = v.in.State.Hash(); err != nil {
+		return h, err
+	}
 	_, h.Problem = v.Master()
 	if h.Problem == "" && h.NodeCount == 0 {
 		h.Problem = "no node is online"
 	}
 	h.Healthy = h.Problem == ""
-	return h
+	return h, nil
 }
 
 // Nodes answers GET /v1/cluster/nodes.

@@ -127,7 +127,7 @@ func TestGolden(t *testing.T) {
 	nobody := view.Of(view.Inputs{Now: now})
 	for name, got := range map[string]any{
 		"overview":          v.Overview(),
-		"health":            v.Health(),
+		"health":            must(v.Health()),
 		"nodes":             v.Nodes(),
 		"node":              must(v.Node("studio")),
 		"models":            v.Models(),
@@ -140,7 +140,7 @@ func TestGolden(t *testing.T) {
 		"status-download":   must(v.Status("IDLE")),
 		"status-unknown":    must(v.Status("nothing")),
 		"overview-of-none":  nobody.Overview(),
-		"health-of-none":    nobody.Health(),
+		"health-of-none":    must(nobody.Health()),
 		"status-not-loaded": must(view.Of(without(inputs(t), "Idle")).Status("Idle")),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -218,8 +218,8 @@ func TestFacts(t *testing.T) {
 	if got := status(in, "ee55"); got != api.NodeUnknown {
 		t.Errorf("a member that is not in the state is %s", got)
 	}
-	if h := view.Of(in).Health(); h.Healthy || h.Problem != "start one without --no-master" || h.NodeCount != 1 {
-		t.Errorf("health without a master: %+v", h)
+	if h, err := view.Of(in).Health(); err != nil || h.Healthy || h.Problem != "start one without --no-master" || h.NodeCount != 1 {
+		t.Errorf("health without a master: %+v, %v", h, err)
 	}
 	// How long ago that was: what is known best counts.
 	in = inputs(t)

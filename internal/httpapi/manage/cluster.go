@@ -47,7 +47,7 @@ func (d *Dialect) registerCluster(m mount) {
 	show(m, m.operation(http.MethodGet, "/v1/cluster", "get-cluster", tag, "All of the cluster: nodes, models, tasks, downloads"),
 		func(v *view.View, _ *nothing) (api.Overview, error) { return v.Overview(), nil })
 	show(m, m.operation(http.MethodGet, "/v1/cluster/health", "get-health", tag, "Whether there are nodes and a master; 200 also if not"),
-		func(v *view.View, _ *nothing) (api.Health, error) { return v.Health(), nil })
+		func(v *view.View, _ *nothing) (api.Health, error) { return v.Health() })
 	show(m, m.operation(http.MethodGet, "/v1/cluster/nodes", "list-nodes", tag, "The machines"),
 		func(v *view.View, _ *nothing) (api.NodeList, error) { return v.Nodes(), nil })
 	show(m, m.operation(http.MethodGet, "/v1/cluster/nodes/{id}", "get-node", tag, "One machine", http.StatusNotFound, http.StatusConflict),
