@@ -104,7 +104,7 @@ bench-archs: build ## which of llama.cpp's 127 tiny models are right in shards; 
 bench-shard-faults: build ## kill and stop shards at random moments, N=100 times for each shape (10 minutes)
 	@GO=$(GO) sh scripts/bench-shard-faults.sh
 
-bench-cluster: build ## kill masters and workers of a cluster in mid-answer, N=20 times each
+bench-cluster: build ## the figures of a cluster; N=20 faults of each kind, ONLY=cut,partition some parts
 	@GO=$(GO) sh scripts/bench-cluster.sh
 
 dist: $(BUNDLE) ## release archives for linux, macOS and windows in dist/

@@ -46,7 +46,7 @@ var layers = []struct {
 	{"node", false, []string{"internal/node/..."}},
 	{"program", false, []string{"cmd/skein"}},
 	// Test support and tools of the build may import what they test or pack.
-	{"tool", true, []string{"internal/gguf/gguftest", "internal/sim/...", "internal/fleettest/...", "internal/nettest/...", "scripts/..."}},
+	{"tool", true, []string{"internal/gguf/gguftest", "internal/sim/...", "internal/fleettest/...", "internal/nettest/...", "internal/figures", "scripts/..."}},
 }
 
 // ban forbids imports beyond the layers.

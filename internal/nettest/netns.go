@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -23,6 +24,7 @@ type Network struct {
 	t      testing.TB
 	names  []string // of the namespaces; the switch is the last
 	relays int      // that Behind has made; of the goroutine of the test
+	second bool     // Split has made the second switch; the same
 }
 
 // Switch is the index of the namespace in the middle.
@@ -98,6 +100,51 @@ func (n *Network) Cut(host int) {
 func (n *Network) Mend(host int) {
 	n.t.Helper()
 	n.inside(Switch, "ip", "link", "set", fmt.Sprintf("p%d", host), "up")
+}
+
+// Split moves hosts to a switch of their own: they see each other, and nobody
+// else. Cables stay as they are. Unite ends it.
+func (n *Network) Split(hosts ...int) {
+	n.t.Helper()
+	if !n.second {
+		n.second = true
+		n.inside(Switch, "ip", "link", "add", "name", "second", "type", "bridge")
+		n.inside(Switch, "ip", "link", "set", "second", "up")
+	}
+	for _, host := range hosts {
+		n.plug(host, "second")
+	}
+}
+
+// Unite moves hosts back to the first switch.
+func (n *Network) Unite(hosts ...int) {
+	n.t.Helper()
+	for _, host := range hosts {
+		n.plug(host, "switch")
+	}
+}
+
+func (n *Network) plug(host int, bridge string) {
+	n.t.Helper()
+	n.ip("-n", n.name(Switch), "link", "set", fmt.Sprintf("p%d", host), "master", bridge)
+}
+
+// Packets counts what has passed a host's cable so far, both ways.
+func (n *Network) Packets(host int) (count int64) {
+	n.t.Helper()
+	for _, direction := range []string{"rx", "tx"} {
+		cmd := n.Command(Switch, "cat", fmt.Sprintf("/sys/class/net/p%d/statistics/%s_packets", host, direction))
+		out, err := cmd.Output()
+		if err != nil {
+			n.t.Fatalf("count the packets of host %d: %v", host, err)
+		}
+		k, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		count += k
+	}
+	return count
 }
 
 func (n *Network) name(host int) string {

@@ -65,6 +65,66 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
+// TestSplit: two of four hosts have a switch of their own for a while.
+func TestSplit(t *testing.T) {
+	n := New(t, Options{Hosts: 4})
+	var at [4]net.PacketConn
+	for i := range at {
+		if err := n.within(i, func() {
+			c, err := net.ListenPacket("udp", n.Address(i)+":7000")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			at[i] = c
+		}); err != nil || at[i] == nil {
+			t.Fatalf("listen on host %d: %v", i, err)
+		}
+		defer at[i].Close()
+	}
+	// passes sends until one arrives; what does not pass is never known to.
+	passes := func(from, to int, within time.Duration) bool {
+		for end := time.Now().Add(within); time.Now().Before(end); {
+			if _, err := at[from].WriteTo([]byte{byte(from)}, &net.UDPAddr{IP: net.ParseIP(n.Address(to)), Port: 7000}); err != nil {
+				t.Fatal(err)
+			}
+			if err := at[to].SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+				t.Fatal(err)
+			}
+			b := make([]byte, 1)
+			for {
+				_, _, err := at[to].ReadFrom(b)
+				if err != nil {
+					break
+				}
+				if int(b[0]) == from {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	const long, short = 20 * time.Second, 300 * time.Millisecond
+	if !passes(0, 2, long) || !passes(1, 3, long) {
+		t.Fatal("hosts of one switch do not reach each other")
+	}
+	before := n.Packets(0)
+	n.Split(2, 3)
+	if passes(0, 2, short) || passes(3, 1, short) {
+		t.Error("packets pass between two switches")
+	}
+	if !passes(2, 3, long) || !passes(0, 1, long) {
+		t.Error("hosts of one side do not reach each other")
+	}
+	n.Unite(2, 3)
+	if !passes(0, 2, long) || !passes(3, 1, long) {
+		t.Error("united hosts do not reach each other")
+	}
+	if after := n.Packets(0); after <= before {
+		t.Errorf("%d packets before, %d after", before, after)
+	}
+}
+
 // TestNetworkIsTakenDown looks for what a network has left.
 func TestNetworkIsTakenDown(t *testing.T) {
 	var names []string

@@ -47,7 +47,7 @@ func again(t *testing.T, o options) *node {
 	joins := slices.Contains(o.args, "--join")
 	o.args = append([]string{"-v", "--context", "4096"}, o.args...)
 	if joins {
-		o.args = append(o.args, "--no-discovery", "--peer-host", "127.0.0.1", "--peer-port", "0", "--gossip-port", "0")
+		o.args = append(o.args, o.alone()...)
 	}
 	n := launch(t, o)
 	if !slices.Contains(o.args, "--no-api") {
@@ -60,17 +60,23 @@ func again(t *testing.T, o options) *node {
 }
 
 // joinsHere is the log line that tells a node's gossip port.
-var joinsHere = regexp.MustCompile(`"?other nodes join here"? host=(\S+) gossip_port=(\d+)`)
+var joinsHere = regexp.MustCompile(`"?other nodes join here"? host=(\S+) gossip_port=(\d+) peer_port=(\d+)`)
 
 // gossip is the address that others join.
 func (n *node) gossip() string {
+	host, ports := n.reach()
+	return host + ":" + ports[1]
+}
+
+// reach is where other nodes find n: its host, and its ports for peers and for gossip.
+func (n *node) reach() (host string, ports [2]string) {
 	n.t.Helper()
 	n.stderr.wait(n.t, "peer_port=") // the end of the line
 	m := joinsHere.FindStringSubmatch(n.stderr.String())
 	if m == nil {
 		n.t.Fatalf("no address to join in:\n%s", n.stderr)
 	}
-	return m[1] + ":" + m[2]
+	return m[1], [2]string{m[3], m[2]}
 }
 
 // id is the node's id.

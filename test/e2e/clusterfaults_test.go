@@ -3,174 +3,123 @@
 package e2e
 
 import (
-	"errors"
-	"flag"
-	"math/rand/v2"
 	"net/http"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/skein-run/skein/internal/figures"
 )
 
-// What `make bench-cluster` sets; without, a round.
-var (
-	clusterFaults = flag.Int("cluster-faults", 1, "masters killed, and as many workers")
-	clusterSeed   = flag.Uint64("cluster-faults-seed", 1, "of the victims")
-)
-
-// TestClusterFaults kills masters and workers of a cluster that has commands to
-// keep and an answer to give. No command that was acknowledged is lost, and no
-// token lost or doubled. The times are in the log, and no limit is set to them:
-// they are the machine's too.
-func TestClusterFaults(t *testing.T) {
-	f := &clusterCampaign{t: t, random: rand.New(rand.NewPCG(*clusterSeed, 0)), took: map[string][]time.Duration{}}
-	f.args = []string{"--models-dir", saveExact(t)}
-	for range 4 {
-		var first *node
-		if len(f.nodes) > 0 {
-			first = f.nodes[0]
-		}
-		f.nodes = append(f.nodes, member(t, first, options{args: f.args}))
-	}
-	together(t, f.nodes...)
-	if r := f.nodes[0].post("/v1/cluster/models/load", loadBody(exact, 2)); r.status/100 != 2 {
-		t.Fatalf("load: status %d: %s", r.status, r.body)
-	}
-	f.nodes[0].ready(exact)
-	f.want = f.nodes[0].open("/v1/chat/completions", long(campaignTokens)).whole("", campaignTokens)
+// A master dies right after it acknowledged a command, while an answer runs.
+func TestMastersKilled(t *testing.T) {
+	f := newCampaign(t, 4, nil)
+	f.serve()
+	const visible = "master killed, a command accepted and visible elsewhere"
 	for range *clusterFaults {
-		f.master()
-		f.worker()
+		lead := f.nodes[0].master()
+		i := f.index(lead)
+		others := f.others(i)
+		f.nodes[i].ready(exact)
+		a := f.ask(others[0], 1)
+		if !f.command(f.nodes[i], http.MethodPost, "/v1/cluster/models/load", loadBody(demo, 1)) {
+			t.Fatal("the demo model is not known")
+		}
+		began := time.Now()
+		f.nodes[i].signal(syscall.SIGKILL)
+		// The unload is done only if the load was kept, and then both are seen.
+		kept := f.command(others[0], http.MethodDelete, "/v1/cluster/models/"+demo, "")
+		if kept {
+			eventually(t, "the unload to be seen elsewhere", func() bool { s := others[1].status(demo); return s == "" || s == "stopping" })
+			f.note(visible, began)
+			f.lost = append(f.lost, 0)
+		} else {
+			f.lost = append(f.lost, 1)
+			t.Errorf("the load that node %s acknowledged is lost", lead)
+		}
+		f.nodes[i].exit()
+		started := f.restart(i)
+		f.listed(i, started)
+		a.whole("master killed")
+		eventually(t, "the unload to be kept by all", func() bool {
+			return !slices.ContainsFunc(f.nodes, func(n *node) bool { return n.status(demo) != "" })
+		})
 	}
-	for _, what := range []string{"master killed, command accepted and visible elsewhere", "process started, listed on all", "worker killed, tokens flow again"} {
-		t.Logf("%s: %s", what, spread(f.took[what]))
+	f.report(f.times(visible, figures.Below("p50", 1), figures.Below("p99", 2)))
+	f.report(f.kept("master killed")...)
+	f.report(f.times("process started, listed on all nodes", figures.Below("p50", 1)))
+}
+
+// A worker of the instance that answers dies; the client waits for a moment.
+func TestWorkersKilled(t *testing.T) {
+	f := newCampaign(t, 4, nil)
+	f.serve()
+	const flows = "worker killed, tokens flow again"
+	masters := 0
+	for range *clusterFaults {
+		f.nodes[0].ready(exact)
+		on, _ := f.nodes[0].holders(exact)
+		victim := on[f.random.IntN(len(on))]
+		if f.nodes[0].master() == victim {
+			masters++
+		}
+		i := f.index(victim)
+		client := f.others(i)[0]
+		a := f.ask(client, 1+f.random.IntN(40))
+		began := time.Now()
+		f.nodes[i].signal(syscall.SIGKILL)
+		over := a.pause(began)
+		f.took[flows] = append(f.took[flows], over.Sub(began))
+		f.nodes[i].exit()
+		started := f.restart(i)
+		f.listed(i, started)
+		a.whole("worker killed")
 	}
-	t.Logf("acknowledged commands lost: 0 of %d; generations lost or doubled: 0 of %d", f.acknowledged, f.answers)
+	load := figures.Figure{Name: "model load", Values: figures.Seconds(f.took["model load"])}
+	f.report(f.times(flows, figures.Below("p99", 5+load.Quantile(0.5))))
+	t.Logf("%d of the victims were master too", masters)
+	f.report(f.kept("worker killed")[1], f.times("process started, listed on all nodes", figures.Below("p50", 1)))
 }
 
-// campaignTokens are those of an answer.
-const campaignTokens = 500
-
-// clusterCampaign is the nodes, and what was measured.
-type clusterCampaign struct {
-	t      *testing.T
-	random *rand.Rand
-	args   []string
-	nodes  []*node
-	want   string // the undisturbed answer
-
-	took                  map[string][]time.Duration
-	acknowledged, answers int
-}
-
-// master kills the one that leads, right after a command that it acknowledged.
-func (f *clusterCampaign) master() {
-	f.t.Helper()
-	lead := f.nodes[0].master()
-	i := slices.IndexFunc(f.nodes, func(n *node) bool { return n.id() == lead })
-	others := f.others(i)
-	f.nodes[i].ready(exact)
-	s := others[0].open("/v1/chat/completions", long(campaignTokens))
-	before := s.text()
-	loaded := f.toggle(f.nodes[i])
-	began := time.Now()
-	f.nodes[i].kill()
-	eventually(f.t, "a command to be accepted", func() bool {
-		r, err := others[0].try(http.MethodPost, "/v1/cluster/nodes/"+others[1].id()+"/resume", "")
-		return err == nil && r.status/100 == 2
-	})
-	eventually(f.t, "the new master to be seen elsewhere", func() bool { m := others[1].master(); return m != "" && m != lead })
-	f.note("master killed, command accepted and visible elsewhere", began)
-	f.check(others[1], loaded)
-	same(f.t, "master killed", s.whole(before, campaignTokens), f.want)
-	f.answers++
-	f.restart(i)
-	f.check(f.nodes[i], loaded)
-}
-
-// toggle loads the demo model or unloads it, and tells which was acknowledged.
-func (f *clusterCampaign) toggle(n *node) (loaded bool) {
-	f.t.Helper()
-	var r response
-	if loaded = n.status(demo) == ""; loaded {
-		r = n.post("/v1/cluster/models/load", loadBody(demo, 1))
-	} else {
-		r = n.must(http.MethodDelete, "/v1/cluster/models/"+demo, "")
-	}
-	if r.status/100 != 2 || !strings.Contains(r.body, "copies") {
-		f.t.Fatalf("a command before the master dies: status %d: %s", r.status, r.body)
-	}
-	f.acknowledged++
-	return loaded
-}
-
-// check tells whether what toggle did is still so.
-func (f *clusterCampaign) check(n *node, loaded bool) {
-	f.t.Helper()
-	eventually(f.t, "what was acknowledged to be kept", func() bool { return (n.status(demo) != "") == loaded })
-}
-
-// worker kills a node that holds a part of the instance that answers.
-func (f *clusterCampaign) worker() {
-	f.t.Helper()
-	f.nodes[0].ready(exact)
+// The node that clients talk to dies: nobody goes on for them.
+func TestClientsNodesKilled(t *testing.T) {
+	f := newCampaign(t, 3, nil)
+	const i = 2
+	f.serve(f.nodes[:i]...)
 	on, _ := f.nodes[0].holders(exact)
-	victim := on[f.random.IntN(len(on))]
-	i := slices.IndexFunc(f.nodes, func(n *node) bool { return n.id() == victim })
-	client := f.others(i)[0]
-	s := client.open("/v1/chat/completions", long(campaignTokens))
-	before := ""
-	for range 1 + f.random.IntN(40) {
-		before += s.text()
-	}
-	began := time.Now()
-	f.nodes[i].signal(syscall.SIGKILL)
-	// What was on its way still comes; the loss is the longest pause after it.
-	var pause time.Duration
-	resumed, last := began, began
-	usage := 0
-	for {
-		data, err := s.data()
-		if errors.Is(err, errEnd) {
-			break
+	head := f.nodes[f.index(on[0])]
+	const gone = "API node killed, its generations gone on the others"
+	for range *clusterFaults {
+		for range 2 {
+			s := f.nodes[i].open("/v1/chat/completions", ask(exact, question, "stream", true, "max_tokens", 3500, "ignore_eos", true))
+			s.text()
 		}
-		if err != nil {
-			f.t.Fatalf("the stream ended after %d bytes: %v", len(before), err)
-		}
-		usage += strings.Count(data, `"completion_tokens":500`)
-		before += chunk(f.t, data)
-		now := time.Now()
-		if now.Sub(last) > pause {
-			pause, resumed = now.Sub(last), now
-		}
-		last = now
+		eventually(t, "both generations to be seen", func() bool { return head.running(exact) == 2 })
+		began := time.Now()
+		f.nodes[i].signal(syscall.SIGKILL)
+		eventually(t, "the generations to be gone", func() bool { return head.running(exact) == 0 })
+		f.note(gone, began)
+		f.nodes[i].exit()
+		f.listed(i, f.restart(i))
 	}
-	f.took["worker killed, tokens flow again"] = append(f.took["worker killed, tokens flow again"], resumed.Sub(began))
-	same(f.t, "worker killed", before, f.want)
-	if usage != 1 {
-		f.t.Errorf("usage of %d tokens was told %d times", campaignTokens, usage)
-	}
-	f.answers++
-	f.nodes[i].exit()
-	f.restart(i)
+	f.report(f.times(gone, figures.Below("max", 2)), f.times("process started, listed on all nodes", figures.Below("p50", 1)))
 }
 
-// restart brings a killed node back and times how long the others take to see it.
-func (f *clusterCampaign) restart(i int) {
-	f.t.Helper()
-	began := time.Now()
-	f.nodes[i] = again(f.t, options{home: f.nodes[i].home, args: f.args})
-	together(f.t, f.nodes...)
-	f.note("process started, listed on all", began)
-}
-
-func (f *clusterCampaign) note(what string, began time.Time) {
-	f.took[what] = append(f.took[what], time.Since(began))
-}
-
-// others are all nodes but one.
-func (f *clusterCampaign) others(i int) []*node {
-	return slices.Delete(slices.Clone(f.nodes), i, i+1)
+// running is how many generations a model has, as n sees it.
+func (n *node) running(model string) (count int) {
+	n.t.Helper()
+	var list struct {
+		Loaded []struct {
+			Name    string `json:"model_name"`
+			Running int    `json:"running_requests"`
+		} `json:"loaded"`
+	}
+	n.read("/v1/cluster/models", &list)
+	for _, m := range list.Loaded {
+		if m.Name == model {
+			count += m.Running
+		}
+	}
+	return count
 }

@@ -51,8 +51,9 @@ type completion struct {
 	} `json:"usage"`
 }
 
-// request sends one and gives the response with its body still open.
-func (n *node) request(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+// request sends one and gives the response with its body still open. More are
+// headers, names and values in turns.
+func (n *node) request(ctx context.Context, method, path string, body io.Reader, more ...string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, n.url+path, body)
 	if err != nil {
 		return nil, err
@@ -66,6 +67,9 @@ func (n *node) request(ctx context.Context, method, path string, body io.Reader)
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	for i := 0; i+1 < len(more); i += 2 {
+		req.Header.Set(more[i], more[i+1])
+	}
 	transport := &http.Transport{DisableKeepAlives: true}
 	if n.on != nil {
 		transport.DialContext = func(_ context.Context, _, address string) (net.Conn, error) {
@@ -76,14 +80,14 @@ func (n *node) request(ctx context.Context, method, path string, body io.Reader)
 }
 
 // try sends a request and reads the answer.
-func (n *node) try(method, path, body string) (response, error) {
+func (n *node) try(method, path, body string, more ...string) (response, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var r io.Reader
 	if method != http.MethodGet {
 		r = strings.NewReader(body)
 	}
-	resp, err := n.request(ctx, method, path, r)
+	resp, err := n.request(ctx, method, path, r, more...)
 	if err != nil {
 		return response{}, err
 	}

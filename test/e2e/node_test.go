@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -87,6 +88,8 @@ type options struct {
 	env  []string // on top of a small clean environment
 	home string   // SKEIN_HOME; a new folder when ""
 	on   *host    // where it runs; nil: on this machine
+	// ports for peers and for gossip, as of a node that starts again; 0: any free ones.
+	ports [2]string
 }
 
 // host is a machine of a test's own network.
@@ -120,7 +123,7 @@ func launch(t *testing.T, o options) *node {
 	args := append([]string{"serve", "--threads", "1"}, o.args...)
 	if !strings.Contains(strings.Join(o.args, " "), "--join") {
 		// On a network of its own: tests run side by side.
-		args = append(args, "--no-discovery", "--peer-host", "127.0.0.1", "--peer-port", "0", "--gossip-port", "0")
+		args = append(args, o.alone()...)
 	}
 	if !strings.Contains(strings.Join(o.args, " "), "--api-port") && !strings.Contains(strings.Join(o.env, " "), "SKEIN_API_PORT") {
 		args = append(args, "--api-port", "0")
@@ -327,6 +330,15 @@ func (h *host) command(home string, env []string, args ...string) *exec.Cmd {
 		cmd.Path, cmd.Args = there.Path, there.Args
 	}
 	return cmd
+}
+
+// alone are the flags of a node that finds nobody by itself.
+func (o options) alone() []string {
+	address := "127.0.0.1"
+	if o.on != nil {
+		address = o.on.net.Address(o.on.index)
+	}
+	return []string{"--no-discovery", "--peer-host", address, "--peer-port", cmp.Or(o.ports[0], "0"), "--gossip-port", cmp.Or(o.ports[1], "0")}
 }
 
 // result is how a command ended.

@@ -3,6 +3,7 @@ package manage
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -209,6 +210,12 @@ func (d *Dialect) unload(ctx context.Context, id string, v *view.View, in *unloa
 		find = v.Model
 	}
 	model, err := find(in.Name)
+	var no *command.Refusal
+	if errors.As(err, &no) && no.Code == command.NotLoaded {
+		// This node may lag behind what another one was just answered: the master
+		// decides.
+		model, err = v.Model(in.Name)
+	}
 	if err != nil {
 		return out, fail(err, "name")
 	}

@@ -84,6 +84,15 @@ func TestCommandComesAgain(t *testing.T) {
 	}
 }
 
+// What a node has applied may lag behind what another one was just answered, so
+// only the master says that nothing is loaded.
+func TestUnloadAsksTheMaster(t *testing.T) {
+	f := newFake()
+	if w := call(serve(t, f), "DELETE", "/v1/cluster/models/M", ""); w.Code != 200 || f.model != "m" {
+		t.Errorf("status %d of model %q: %s", w.Code, f.model, w.Body)
+	}
+}
+
 // Each failure has its code, names its field and says what to do.
 func TestErrors(t *testing.T) {
 	retry := api.NewError(503, api.CodeUnavailable, "", "starting; ask again")
@@ -141,7 +150,7 @@ func TestErrors(t *testing.T) {
 		{"swap with a field missing", nil, nil, "POST", swap, `{"load_model_id":"m"}`, 422, "invalid_value", "unload_model_id", "unload_model_id"},
 		{"swap drains too long", nil, nil, "POST", swap, `{"unload_model_id":"a","load_model_id":"m","drain_seconds":1e9}`, 422, "invalid_value", "drain_seconds", "86400"},
 
-		{"unload of what is not loaded", nil, nil, "DELETE", "/v1/cluster/models/m", ``, 404, "model_not_loaded", "name", "loaded are: org/Ready-GGUF"},
+		{"unload of what is not loaded", nil, refusal(command.NotLoaded), "DELETE", "/v1/cluster/models/m", ``, 404, "model_not_loaded", "name", "no"},
 		{"unload of what there is not", nil, nil, "DELETE", "/v1/cluster/models/org/zzz", ``, 404, "model_not_found", "name", "there are"},
 		{"unload drains nonsense", nil, nil, "DELETE", "/v1/cluster/models/ready-gguf?drain_seconds=x", ``, 422, "invalid_value", "drain_seconds", "invalid float"},
 		{"unload refused", nil, refusal(command.NotLoaded), "DELETE", "/v1/cluster/models/ready-gguf", ``, 404, "model_not_loaded", "name", "no"},
