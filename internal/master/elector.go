@@ -224,15 +224,38 @@ func (e *Elector) open(peer ids.Node) {
 			case <-ctx.Done():
 				return
 			case s := <-o.queue:
-				call, cancel := context.WithTimeout(ctx, 2*e.opts.Timeout)
-				err := e.opts.Send(call, peer, s)
-				cancel()
-				if err != nil && ctx.Err() == nil {
-					e.opts.Logger.Debug("an election message did not arrive", "node", peer, "error", err)
-				}
+				e.deliver(ctx, peer, s)
 			}
 		}
 	})
+}
+
+// Pauses between two attempts to send a message.
+const (
+	firstPause = 50 * time.Millisecond
+	lastPause  = time.Second
+)
+
+// deliver sends until it has arrived or the peer has left: who joins reports
+// once, and two masters that did not hear of each other would both lead for
+// ever. What comes late is answered with what is true by then.
+func (e *Elector) deliver(ctx context.Context, peer ids.Node, s election.Status) {
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		call, cancel := context.WithTimeout(ctx, 2*e.opts.Timeout)
+		err := e.opts.Send(call, peer, s)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		e.opts.Logger.Debug("an election message did not arrive, sending it again", "node", peer, "error", err)
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
 }
 
 // tell hands outcomes to Changed.

@@ -170,6 +170,28 @@ func TestSilentMemberHoldsACampaignUpForItsTimeout(t *testing.T) {
 	})
 }
 
+// When a network heals the first messages may be lost in connections that broke
+// meanwhile. They are sent again: else both masters would go on for ever.
+func TestTwoMastersMeetThoughMessagesAreLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNet()
+		defer n.stop()
+		n.deaf["a"], n.deaf["b"] = true, true
+		a, b := n.start(t, "a", nil), n.start(t, "b", nil)
+		time.Sleep(3 * time.Second)
+		if !a.Leader().Self || !b.Leader().Self {
+			t.Fatalf("not two masters: %+v, %+v", a.Leader(), b.Leader())
+		}
+		n.mu.Lock()
+		clear(n.deaf)
+		n.mu.Unlock()
+		time.Sleep(2 * time.Second)
+		if x, y := a.Leader(), b.Leader(); x.Session != y.Session || x.Self == y.Self || !x.Live || !y.Live {
+			t.Errorf("%+v, %+v", x, y)
+		}
+	})
+}
+
 func TestPromoteSaysWhyNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNet()

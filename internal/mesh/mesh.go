@@ -133,7 +133,8 @@ type Mesh struct {
 
 	mu      sync.Mutex // guards what follows
 	peers   map[ids.Node]*peer
-	refused map[string]string // why peers were refused, so that it is said once
+	refused map[string]string            // why peers were refused, so that it is said once
+	conns   map[ids.Node]map[*owned]bool // of calls to peers
 	events  chan Event
 	stopped bool
 }
@@ -168,7 +169,7 @@ func Start(o Options) (*Mesh, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &Mesh{
 		opts: o, log: o.Logger, boot: newBoot(), identity: identity, ctx: ctx, cancel: cancel,
-		peers: map[ids.Node]*peer{}, refused: map[string]string{}, events: make(chan Event, 1024),
+		peers: map[ids.Node]*peer{}, refused: map[string]string{}, conns: map[ids.Node]map[*owned]bool{}, events: make(chan Event, 1024),
 	}
 	if o.Secret == "" {
 		m.log.Warn("no --secret: whoever reaches this network and namespace can join the cluster", "namespace", o.Namespace)
@@ -370,13 +371,19 @@ func (m *Mesh) seen(member Member) {
 // gone takes that the gossip gave a node up. The caller holds mu.
 func (m *Mesh) gone(id ids.Node) {
 	p := m.peers[id]
-	if p == nil {
-		return
+	if p == nil || p.stop == nil {
+		return // it was never here, or is gone already
 	}
 	p.gossip = false
 	m.judge(p)
 	p.stop()
 	p.stop = nil
+	// Over a cable that was cut they stay for seconds, and would swallow what is
+	// sent when it is back.
+	for c := range m.conns[id] {
+		_ = c.Conn.Close() // its calls end, which is the purpose
+	}
+	delete(m.conns, id)
 }
 
 // remember hands out the gossip addresses of all peers ever seen in this run.

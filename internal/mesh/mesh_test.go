@@ -212,6 +212,48 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// TestGivenUp: over a cable that was cut connections stay, and calls in them
+// would hang when it is back.
+func TestGivenUp(t *testing.T) {
+	begun := make(chan struct{})
+	a := start(t, "a", nil)
+	b := start(t, "b", func(o *Options) {
+		joins(a)(o)
+		o.Handler = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			close(begun)
+			<-r.Context().Done()
+		})
+	})
+	a.expect(t, "b", true)
+	b.expect(t, "a", true)
+	ended := make(chan error, 1)
+	go func() {
+		resp, err := a.Client().Get("https://b/")
+		if err == nil {
+			_, err = io.ReadAll(resp.Body)
+			resp.Body.Close()
+		}
+		ended <- err
+	}()
+	<-begun
+	a.mu.Lock()
+	a.gone("b")
+	a.mu.Unlock()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("the call was answered")
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the call hangs though the peer was given up")
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if left := len(a.conns["b"]); left > 1 { // the pulse may have called again
+		t.Errorf("%d connections are kept in mind", left)
+	}
+}
+
 // kill closes a node's sockets as the end of its process would.
 func kill(t *testing.T, n *node) {
 	t.Helper()

@@ -143,13 +143,39 @@ func (m *Mesh) newClient() *http.Client {
 			if err != nil {
 				return nil, err
 			}
-			secure := tls.Client(conn, m.identity.client(id))
+			secure := tls.Client(m.own(id, conn), m.identity.client(id))
 			ctx, cancel := context.WithTimeout(ctx, handshake)
 			defer cancel()
 			if err := secure.HandshakeContext(ctx); err != nil {
-				return nil, errors.Join(err, conn.Close())
+				return nil, errors.Join(err, secure.NetConn().Close())
 			}
 			return secure, nil
 		},
 	}}
+}
+
+// owned is a connection to a peer, which is closed when the peer is given up.
+type owned struct {
+	net.Conn
+	m  *Mesh
+	id ids.Node
+}
+
+func (m *Mesh) own(id ids.Node, conn net.Conn) *owned {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := &owned{conn, m, id}
+	if m.conns[id] == nil {
+		m.conns[id] = map[*owned]bool{}
+	}
+	m.conns[id][c] = true
+	return c
+}
+
+// Close ends the connection, and the care for it.
+func (c *owned) Close() error {
+	c.m.mu.Lock()
+	delete(c.m.conns[c.id], c)
+	c.m.mu.Unlock()
+	return c.Conn.Close()
 }
