@@ -2,18 +2,24 @@ package sim
 
 import (
 	"flag"
+	"fmt"
 	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/skein-run/skein/internal/figures"
 )
 
 var (
 	seeds = flag.Uint64("seeds", usualSeeds, "random clusters that are run")
 	lines = flag.Uint64("lines", 150, "of the transcript of a seed that fails")
 	first = flag.Uint64("seed", 1, "the first one")
+
+	figuresFile = flag.String("figures", "", "a file that figures are appended to")
 )
 
 // TestRandom runs so many seeds, one on each processor, at 7 to 10 ms each: the
@@ -27,6 +33,7 @@ func TestRandom(t *testing.T) {
 	if testing.Short() {
 		n = min(n, 100)
 	}
+	begin := time.Now()
 	var next, events, acked atomic.Uint64
 	next.Store(*first)
 	var mu sync.Mutex
@@ -59,6 +66,11 @@ func TestRandom(t *testing.T) {
 	t.Logf("%d seeds, %d events, %d acknowledged commands: %v", n, events.Load(), acked.Load(), kinds)
 	if n < 100 || t.Failed() {
 		return
+	}
+	err := figures.Append(*figuresFile, figures.Figure{Name: fmt.Sprintf("%d simulated clusters, all invariants", n), Unit: "s",
+		Values: []float64{time.Since(begin).Seconds()}, Bars: []figures.Bar{figures.Below("max", 180)}, Note: fmt.Sprintf("%d events", events.Load())})
+	if err != nil {
+		t.Error(err)
 	}
 	if acked.Load() < n {
 		t.Errorf("%d seeds acknowledged %d commands: too little happens", n, acked.Load())

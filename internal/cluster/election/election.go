@@ -289,7 +289,7 @@ func (m *Machine) report(s Status, now time.Time) {
 	m.clock = max(m.clock, s.Clock)
 	older := s.Proposed.Compare(m.session) < 0
 	switch {
-	case s.Proposed == m.session && (m.master || theirs != m.cfg.ID):
+	case s.Proposed == m.session && (m.master || theirs != m.cfg.ID) && !(m.grace && claim):
 	case theirs == m.cfg.ID: // not what this node knows of itself; or a term that a restart ended
 		m.send(s.From, m.status())
 	case s.From == m.session.Master && !visible: // it leads no more, and follows who is not to be seen

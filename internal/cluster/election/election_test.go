@@ -85,6 +85,23 @@ func TestRestartKeepsTheClock(t *testing.T) {
 	}
 }
 
+// Who comes back to the master that it followed has no need to wait for another.
+func TestRestartFindsTheOldMasterAtOnce(t *testing.T) {
+	s := three(t, func(ids.Node) func(*Config) { return func(c *Config) { c.Grace = time.Second } })
+	lead := s.leader()
+	var follower ids.Node = "a"
+	if lead.Master == "a" {
+		follower = "b"
+	}
+	s.stop(follower)
+	s.run(time.Second)
+	s.start(follower)
+	s.run(500 * time.Millisecond)
+	if l := s.nodes[follower].leader; !l.Live || l.Session != lead {
+		t.Errorf("half a grace after its start it follows %+v", l)
+	}
+}
+
 func TestForcedJoinerTakesOver(t *testing.T) {
 	s := three(t, nil)
 	s.add("0", forced)

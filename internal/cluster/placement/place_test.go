@@ -1,7 +1,6 @@
 package placement_test
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -220,27 +219,6 @@ func TestWork(t *testing.T) {
 			t.Errorf("%d MB each: %d steps, at most %d are expected", free/mb, p.Visits, most)
 		}
 		t.Logf("%d MB each: %s of %d, %d steps", free/mb, p.Way, len(p.Shards), p.Visits)
-	}
-}
-
-func BenchmarkPlace(b *testing.B) {
-	for _, nodes := range []int{10, 100, 1000} {
-		for _, free := range []int64{2000 * mb, 100 * mb, 25 * mb} {
-			c := placement.Cluster{}
-			random := rand.New(rand.NewPCG(1, 2))
-			for i := range nodes {
-				c.Nodes = append(c.Nodes, node(fmt.Sprintf("n%04d", i), free+random.Int64N(10*mb)))
-			}
-			b.Run(fmt.Sprintf("nodes=%d/free=%dMB", nodes, free/mb), func(b *testing.B) {
-				for b.Loop() {
-					_, err := placement.Place(c, placement.Request{Model: even(80, 8), Context: 256, Slots: 1, Batch: 64}, time.Time{})
-					var no *placement.NoMemoryError
-					if err != nil && !errors.As(err, &no) {
-						b.Fatal(err)
-					}
-				}
-			})
-		}
 	}
 }
 
