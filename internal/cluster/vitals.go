@@ -32,7 +32,8 @@ type Vitals struct {
 	Power          *float64 `json:"power,omitempty"`       // of the machine, W
 
 	Addresses   []string `json:"addresses"`   // IP addresses, without loopback
-	Connections []string `json:"connections"` // kinds: "ethernet", "wifi", "thunderbolt"
+	Connections []string `json:"connections"` // kinds: "ethernet", "wifi", "thunderbolt", "infiniband"
+	Thunderbolt bool     `json:"thunderbolt"` // it has ports for it
 	RDMA        bool     `json:"rdma"`
 
 	Shards    []ShardVitals    `json:"shards"`

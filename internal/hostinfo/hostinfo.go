@@ -1,7 +1,9 @@
-// Package hostinfo reads the facts of this machine: processor, memory, disks.
-// It owns the merging of what the kernel reports with the limits of a
-// container. It imports nothing of ours and keeps no state; any goroutine may
-// call it. GPUs are not its business: ggml's own device list is asked in a
+// Package hostinfo reads the facts of this machine: processor, memory, disks,
+// and with a Meter what changes all the time: use, temperature, power. It owns
+// the merging of what the kernel reports with the limits of a container, and
+// the reading of Linux' /sys. It imports nothing of ours; but for a Meter it
+// keeps no state, and any goroutine may call it. What the engine can use of
+// GPUs is not its business: ggml's own device list is asked in a
 // short-lived child (skein engine devices).
 package hostinfo
 

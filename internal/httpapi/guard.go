@@ -65,6 +65,9 @@ func (g *guard) check(w http.ResponseWriter, r *http.Request) (_ *http.Request, 
 		})
 		return nil, nil
 	}
+	if _, inside := access.Of(r.Context()); inside {
+		return r.WithContext(access.With(r.Context(), caller)), func() {} // part of a request that was counted
+	}
 	leave, err := g.door.Enter(caller)
 	if err != nil {
 		WriteError(w, err)

@@ -72,7 +72,7 @@ func (v *View) node(id ids.Node, on onNode) (api.Node, bool) {
 	out := api.Node{
 		NodeID: string(id), FriendlyName: v.name(id), Chip: vitals.Chip, OSVersion: vitals.OS,
 		IPAddresses: orEmpty(vitals.Addresses), ConnectionTypes: orEmpty(vitals.Connections),
-		HasThunderbolt: slices.Contains(vitals.Connections, "thunderbolt"), RDMAEnabled: vitals.RDMA,
+		HasThunderbolt: vitals.Thunderbolt || slices.Contains(vitals.Connections, "thunderbolt"), RDMAEnabled: vitals.RDMA,
 		LoadedModels: []string{}, Accelerators: v.accelerators(id), Roles: v.roles(id),
 		IsMaster: id == v.in.Master, IsCandidate: n.Candidate, Draining: n.Draining, Version: n.Version,
 		ReservedMemoryGB: inGB(on.reserved),

@@ -2,6 +2,7 @@ package mcp_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -51,7 +52,12 @@ func node(t *testing.T, keys ...access.Key) (url string, a *api, d *mcp.Dialect)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := httpapi.New(httpapi.Options{Listener: listener, Access: access.Options{Keys: keys}, MaxBody: 4096, Log: slog.New(slog.DiscardHandler)})
+	few := cluster.Key{ID: "few", Name: "few", Role: cluster.RoleRead, Hash: sha256.Sum256([]byte("few")), PerMinute: 3, Concurrent: 1}
+	o := access.Options{Keys: keys}
+	if len(keys) > 0 {
+		o.Cluster = func() map[string]cluster.Key { return map[string]cluster.Key{"few": few} }
+	}
+	server, err := httpapi.New(httpapi.Options{Listener: listener, Access: o, MaxBody: 4096, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,6 +134,25 @@ func TestCallerKey(t *testing.T) {
 	}
 	if _, err := connect(t, url, headers{"Authorization": {"Bearer wrong"}}); err == nil {
 		t.Error("a wrong key was let in")
+	}
+}
+
+// A call counts once against the limits of its key, though it makes a request
+// of its own.
+func TestLimitsCountACallOnce(t *testing.T) {
+	url, a, _ := node(t, access.Key{Role: cluster.RoleManage, Secret: "right"})
+	call := func() (int, string) {
+		status, _, body := post(t, url, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"cluster_overview"}}`, func(r *http.Request) { r.Header.Set("X-Api-Key", "few") })
+		return status, body
+	}
+	for range 3 {
+		if status, body := call(); status != http.StatusOK || strings.Contains(body, `"isError":true`) {
+			t.Fatalf("within the limits: %d %s", status, body)
+		}
+		<-a.keys
+	}
+	if status, body := call(); status != http.StatusTooManyRequests || !strings.Contains(body, "requests_per_minute") {
+		t.Errorf("beyond them: %d %s", status, body)
 	}
 }
 

@@ -30,6 +30,7 @@ import (
 type gauges struct {
 	c     *Control
 	begun time.Time
+	meter *hostinfo.Meter
 
 	mu     sync.Mutex // guards what follows
 	known  map[ids.Node]cluster.Vitals
@@ -49,7 +50,7 @@ const (
 )
 
 func newGauges(c *Control) *gauges {
-	return &gauges{c: c, begun: time.Now(), known: map[ids.Node]cluster.Vitals{}, lines: map[ids.Node]placement.Line{}}
+	return &gauges{c: c, begun: time.Now(), meter: hostinfo.NewMeter(context.Background()), known: map[ids.Node]cluster.Vitals{}, lines: map[ids.Node]placement.Line{}}
 }
 
 // line notes what was measured.
@@ -190,6 +191,9 @@ func (g *gauges) own(ctx context.Context) (cluster.Vitals, error) {
 		Devices: []cluster.DeviceVitals{{Name: f.Chip, Kind: "cpu", Total: int64(f.MemoryTotal), Available: int64(f.MemoryAvailable)}},
 		Tasks:   g.c.tasks.List(),
 	}
+	m := g.meter.Read(ctx)
+	v.FastCores, v.EfficientCores, v.GPU, v.Temperature, v.Power = m.FastCores, m.EfficientCores, m.GPU, m.Temperature, m.Power
+	v.Connections, v.Thunderbolt, v.RDMA = m.Lines.Kinds, m.Lines.Thunderbolt, m.Lines.RDMA
 	if d, err := hostinfo.Disk(ctx, g.c.place()); err == nil { // not every file system tells
 		v.Disk = &cluster.Space{Total: int64(d.Total), Free: int64(d.Free)}
 	}
