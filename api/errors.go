@@ -49,6 +49,7 @@ const (
 	CodeAmbiguousNode     = "ambiguous_node"       // 409: message lists the candidates
 	CodeNotEnoughNodes    = "not_enough_nodes"     // 409: more min_nodes than there are workers
 	CodeNotPlaceable      = "not_placeable"        // 409: memory would do, but the model or a node can't take it so
+	CodeKeyReused         = "key_reused"           // 422: the Idempotency-Key was sent before with another request
 	CodeConflict          = "conflict"             // 409: the cluster changed meanwhile, or it is so already
 	CodeModelNotRemovable = "model_not_removable"  // 409: bundled, or in a models folder
 	CodeFileNotFound      = "file_not_found"       // 400: a path that the node cannot read

@@ -113,7 +113,7 @@ func (c clustered) Unload(ctx context.Context, id, model string, drain time.Dura
 	if err != nil {
 		return manage.Unloaded{}, err
 	}
-	return manage.Unloaded{Instances: r.Instances, Freed: r.Freed, Copies: a.Copies}, nil
+	return manage.Unloaded{Instances: r.Instances, Freed: r.Freed, Restored: r.Restored, Copies: a.Copies}, nil
 }
 
 // Swap implements manage.Commands.

@@ -3,6 +3,9 @@ package manage
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -18,6 +21,7 @@ import (
 	"github.com/skein-run/skein/internal/cluster/command"
 	"github.com/skein-run/skein/internal/cluster/placement"
 	"github.com/skein-run/skein/internal/cluster/view"
+	"github.com/skein-run/skein/internal/httpapi"
 	"github.com/skein-run/skein/internal/ids"
 )
 
@@ -26,27 +30,56 @@ const defaultDrain = 30
 
 // Key is the input that names a command.
 type Key struct {
-	Value string `header:"Idempotency-Key" maxLength:"200" pattern:"^[!-~]*$" patternDescription:"printable ASCII without blanks" doc:"Names the command: the same one again gives the same answer and does nothing twice"`
+	Value string `header:"Idempotency-Key" maxLength:"200" pattern:"^[!-~]*$" patternDescription:"printable ASCII without blanks" doc:"Names the command: the same one again gives the same answer and does nothing twice; with another request it is refused (422)"`
 }
 
-func (d *Dialect) id(k Key) string {
-	if k.Value != "" {
-		return k.Value
+// digest is how many letters of a request's hash follow the key in the id of
+// its command.
+const digest = 12
+
+// id names the command of a request: by its key, and by what it asks for, so
+// that a key that is used twice is noticed, whichever node was asked.
+func (d *Dialect) id(v *view.View, k Key, operation string, in any) (string, error) {
+	key := cmp.Or(k.Value, d.o.Name())
+	b, err := json.Marshal(in)
+	if err != nil {
+		return "", fmt.Errorf("name the command: %w", err)
 	}
-	return d.o.Name()
+	sum := sha256.Sum256(append([]byte(key+" "+operation+" "), b...))
+	id := key + "~" + hex.EncodeToString(sum[:])[:digest]
+	for other := range v.State().Commands {
+		if other != id && keyOf(other) == key {
+			return "", &failure{&httpapi.Error{
+				Status: http.StatusUnprocessableEntity, Type: httpapi.TypeInvalidRequest, Code: api.CodeKeyReused, Param: "Idempotency-Key", NoRetry: true,
+				Message: fmt.Sprintf("the key %.200s was used for another request; a new request needs a new key", key),
+			}}
+		}
+	}
+	return id, nil
+}
+
+// keyOf is the key in the id of a command.
+func keyOf(id string) string {
+	if n := len(id) - digest - 1; n > 0 && id[n] == '~' {
+		return id[:n]
+	}
+	return id
 }
 
 // order registers a route that gives a command. give gets the command's id and
 // the view of this moment, in which a command that came before is known.
-func order[In, Out any](m mount, o huma.Operation, keyOf func(*In) Key, give func(ctx context.Context, id string, v *view.View, in *In) (Out, error)) {
+func order[In, Out any](m mount, o huma.Operation, keyIn func(*In) Key, give func(ctx context.Context, id string, v *view.View, in *In) (Out, error)) {
 	huma.Register(m, o, func(ctx context.Context, in *In) (*answer[Out], error) {
 		v, err := m.dialect.look(ctx)
 		if err != nil {
 			return nil, err
 		}
-		id := m.dialect.id(keyOf(in))
+		id, err := m.dialect.id(v, keyIn(in), o.OperationID, in)
+		if err != nil {
+			return nil, err
+		}
 		out, err := give(ctx, id, v, in)
-		m.dialect.audit(ctx, o, id, err)
+		m.dialect.audit(ctx, o, keyOf(id), err)
 		if err != nil {
 			return nil, err
 		}
@@ -144,7 +177,7 @@ func (d *Dialect) load(ctx context.Context, id string, v *view.View, in *loadInp
 	}
 	p := placed(v, done)
 	out = api.LoadAnswer{
-		CommandID: id, ModelID: l.Model, InstanceID: p.instance, Placement: p.roles, EstimatedMemoryGB: bytesize.ToGB(p.memory),
+		CommandID: keyOf(id), ModelID: l.Model, InstanceID: p.instance, Placement: p.roles, EstimatedMemoryGB: bytesize.ToGB(p.memory),
 		PredictedTokensPerSecond: p.speed, Explanation: p.explanation, Alternatives: p.alternatives,
 		ContextLength: done.Context, Slots: done.Slots, DryRun: in.Body.DryRun, Copies: done.Copies,
 	}
@@ -189,7 +222,7 @@ func (d *Dialect) swap(ctx context.Context, id string, v *view.View, in *swapInp
 	}
 	p := placed(v, done.Loaded)
 	out = api.SwapAnswer{
-		UnloadCommandID: cmp.Or(done.UnloadID, id), LoadCommandID: cmp.Or(done.LoadID, id), UnloadedModel: s.Unload, LoadedModel: s.Load.Model,
+		UnloadCommandID: keyOf(cmp.Or(done.UnloadID, id)), LoadCommandID: keyOf(cmp.Or(done.LoadID, id)), UnloadedModel: s.Unload, LoadedModel: s.Load.Model,
 		FreedMemoryGB: bytesize.ToGB(done.Freed), EstimatedLoadMemoryGB: bytesize.ToGB(p.memory), InstanceID: p.instance, Placement: p.roles,
 		PredictedTokensPerSecond: p.speed, Explanation: p.explanation, DryRun: in.Body.DryRun, Copies: done.Copies,
 	}
@@ -227,7 +260,7 @@ func (d *Dialect) unload(ctx context.Context, id string, v *view.View, in *unloa
 		return out, fail(err, "name")
 	}
 	out = api.UnloadAnswer{
-		Message: "unloading " + model, CommandID: id, ModelID: model, InstanceIDs: orEmpty(done.Instances),
+		Message: "unloading " + model, CommandID: keyOf(id), ModelID: model, InstanceIDs: orEmpty(done.Instances),
 		FreedMemoryGB: bytesize.ToGB(done.Freed), Copies: done.Copies,
 	}
 	if len(done.Instances) > 0 {
@@ -235,6 +268,9 @@ func (d *Dialect) unload(ctx context.Context, id string, v *view.View, in *unloa
 	}
 	if n := len(done.Instances); n > 1 {
 		out.Message += fmt.Sprintf(", %d replicas", n)
+	}
+	if done.Restored != "" {
+		out.Message += "; the swap is given up, and " + done.Restored + " comes back"
 	}
 	return out, nil
 }
@@ -245,7 +281,7 @@ func (d *Dialect) promote(ctx context.Context, id string, v *view.View, in *prom
 		return out, fail(err, "node_id")
 	}
 	before, _ := v.Master()
-	out = api.PromoteAnswer{CommandID: id, MasterNodeID: n.NodeID, PreviousID: string(before)}
+	out = api.PromoteAnswer{CommandID: keyOf(id), MasterNodeID: n.NodeID, PreviousID: string(before)}
 	switch {
 	case n.IsMaster:
 		out.Message = n.FriendlyName + " is the master already"
@@ -272,7 +308,7 @@ func (d *Dialect) drain(resume bool) func(context.Context, string, *view.View, *
 		if err := led(v); err != nil {
 			return out, err
 		}
-		out = api.DrainAnswer{CommandID: id, NodeID: n.NodeID, Draining: !resume, Moving: []string{}}
+		out = api.DrainAnswer{CommandID: keyOf(id), NodeID: n.NodeID, Draining: !resume, Moving: []string{}}
 		if out.Copies, err = d.o.Commands.Drain(ctx, id, ids.Node(n.NodeID), resume); err != nil {
 			return out, fail(err, "id")
 		}

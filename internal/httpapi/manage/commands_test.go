@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +30,7 @@ func TestCommandsAreUnderstood(t *testing.T) {
 		t.Fatalf("load: %d %s", w.Code, w.Body)
 	}
 	want := command.Load{Model: "org/New-GGUF", Context: 100, Slots: 3, Sharding: placement.Tensor, MinNodes: 2, Require: []ids.Node{"n1", "n2"}, Replicas: 2}
-	if diff := cmp.Diff(want, f.load); diff != "" || f.id != "key-1" || !f.dryRun {
+	if diff := cmp.Diff(want, f.load); diff != "" || keyOf(f.id) != "key-1" || !f.dryRun {
 		t.Errorf("load as %q, dry run %v (-want +got):\n%s", f.id, f.dryRun, diff)
 	}
 	if w := call(h, "POST", "/v1/cluster/models/swap/", `{"unload_model_id":"READY-gguf","load_model_id":"m","drain_seconds":1.5,"slots":1}`); w.Code != 200 {
@@ -51,7 +52,7 @@ func TestCommandsAreUnderstood(t *testing.T) {
 	if w := call(h, "POST", "/v1/cluster/nodes/mini/drain/", ""); w.Code != 200 || f.node != "n2" || f.resume {
 		t.Errorf("drain: %d %s, node %q", w.Code, w.Body, f.node)
 	}
-	if w := call(h, "POST", "/v1/cluster/nodes/mini/resume", ""); w.Code != 200 || !f.resume || f.id != "made-up" {
+	if w := call(h, "POST", "/v1/cluster/nodes/mini/resume", ""); w.Code != 200 || !f.resume || keyOf(f.id) != "made-up" {
 		t.Errorf("resume: %d %s", w.Code, w.Body)
 	}
 	if w := call(h, "POST", "/v1/cluster/master", `{"node_id":"mini"}`); w.Code != 200 || f.node != "n2" {
@@ -64,16 +65,41 @@ func TestCommandsAreUnderstood(t *testing.T) {
 func TestCommandComesAgain(t *testing.T) {
 	f := newFake()
 	h := serve(t, f)
+	key := []string{"Idempotency-Key", "k"}
+	did := map[string]cluster.CommandOutcome{}
+	ask := []func(key ...string) *httptest.ResponseRecorder{
+		func(key ...string) *httptest.ResponseRecorder {
+			return call(h, "DELETE", "/v1/cluster/models/Ready-GGUF", "", key...)
+		},
+		func(key ...string) *httptest.ResponseRecorder {
+			return call(h, "POST", "/v1/cluster/models/swap", `{"unload_model_id":"Ready-GGUF","load_model_id":"m"}`, key...)
+		},
+	}
+	for k, do := range ask {
+		if w := do("Idempotency-Key", fmt.Sprint("k", k)); w.Code != 200 {
+			t.Fatalf("%d: %d %s", k, w.Code, w.Body)
+		}
+		did[f.id] = cluster.CommandOutcome{Index: 3}
+	}
 	f.change(func(in *view.Inputs) {
-		in.State.Commands = map[string]cluster.CommandOutcome{"k": {Index: 3}}
+		in.State.Commands = did
 		in.State.Wanted, in.State.Instances = nil, nil
 	})
-	key := []string{"Idempotency-Key", "k"}
-	if w := call(h, "DELETE", "/v1/cluster/models/Ready-GGUF", "", key...); w.Code != 200 {
-		t.Errorf("unload: %d %s", w.Code, w.Body)
+	for k, do := range ask {
+		if w := do("Idempotency-Key", fmt.Sprint("k", k)); w.Code != 200 {
+			t.Errorf("again %d: %d %s", k, w.Code, w.Body)
+		}
 	}
-	if w := call(h, "POST", "/v1/cluster/models/swap", `{"unload_model_id":"Ready-GGUF","load_model_id":"m"}`, key...); w.Code != 200 {
-		t.Errorf("swap: %d %s", w.Code, w.Body)
+	// The same key for something else is a mistake, whatever else it is.
+	for name, other := range map[string]*httptest.ResponseRecorder{
+		"another model":   call(h, "DELETE", "/v1/cluster/models/m", "", "Idempotency-Key", "k0"),
+		"another drain":   call(h, "DELETE", "/v1/cluster/models/Ready-GGUF?drain_seconds=1", "", "Idempotency-Key", "k0"),
+		"another command": call(h, "POST", "/v1/cluster/models/load", `{"model_id":"m"}`, "Idempotency-Key", "k0"),
+		"another body":    call(h, "POST", "/v1/cluster/models/swap", `{"unload_model_id":"Ready-GGUF","load_model_id":"m","slots":2}`, "Idempotency-Key", "k1"),
+	} {
+		if other.Code != 422 || !strings.Contains(other.Body.String(), `"code":"key_reused"`) || !strings.Contains(other.Body.String(), `"param":"Idempotency-Key"`) {
+			t.Errorf("%s: %d %s", name, other.Code, other.Body)
+		}
 	}
 	f = newFake()
 	f.again = true
@@ -147,6 +173,11 @@ func TestErrors(t *testing.T) {
 		{"swap for what there is not", nil, nil, "POST", swap, `{"unload_model_id":"ready-gguf","load_model_id":"zzz"}`, 404, "model_not_found", "load_model_id", "there are"},
 		{"swap for itself", nil, nil, "POST", swap, `{"unload_model_id":"ready-gguf","load_model_id":"org/Ready-GGUF"}`, 422, "invalid_value", "load_model_id", "both mean org/Ready-GGUF"},
 		{"swap without memory", nil, noMemory, "POST", swap, swapBody, 507, "insufficient_memory", "", "Need 45.0 GB"},
+		{"swap to what is loaded", nil, refusal(command.AlreadyLoaded), "POST", swap, swapBody, 409, "model_already_loaded", "load_model_id", "no"},
+		{"swap of what is being swapped", nil, refusal(command.Conflict), "POST", swap, swapBody, 409, "conflict", "load_model_id", "no"},
+		{"swap without files", nil, refusal(command.NoFiles), "POST", swap, swapBody, 409, "not_placeable", "load_model_id", "no"},
+		{"swap over too few nodes", nil, refusal(command.NotEnoughNodes), "POST", swap, swapBody, 409, "not_enough_nodes", "min_nodes", "no"},
+		{"swap unconfirmed", nil, Unconfirmed("k~0123456789ab", errors.New("not confirmed in time")), "POST", swap, swapBody, 503, "unconfirmed", "", "Idempotency-Key: k, which"},
 		{"swap with a field missing", nil, nil, "POST", swap, `{"load_model_id":"m"}`, 422, "invalid_value", "unload_model_id", "unload_model_id"},
 		{"swap drains too long", nil, nil, "POST", swap, `{"unload_model_id":"a","load_model_id":"m","drain_seconds":1e9}`, 422, "invalid_value", "drain_seconds", "86400"},
 

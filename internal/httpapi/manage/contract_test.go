@@ -4,30 +4,33 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/skein-run/skein/api"
 )
 
 // The fields that clients rely on, with their JSON types. More may be added;
 // none of these may go or change.
 var (
 	overviewFields = fields("number node_count total_ram_gb available_ram_gb used_ram_gb ram_used_percent loaded_model_count active_task_count active_download_count timestamp" +
-		"; array nodes models tasks downloads; string master_node_id")
+		"; array nodes models tasks downloads; string master_node_id; number tokens_per_second")
 	healthFields = fields("boolean healthy; number node_count uptime_seconds timestamp; string master_node_id")
 	nodeFields   = fields("string node_id friendly_name chip os_version status" +
 		"; number ram_total_gb ram_available_gb ram_used_gb ram_used_percent disk_total_gb disk_available_gb gpu_usage_percent cpu_p_usage_percent cpu_e_usage_percent temperature_c power_watts seconds_since_seen" +
-		"; array ip_addresses connection_types loaded_models roles accelerators unmeasured; boolean has_thunderbolt rdma_enabled is_master is_candidate; string version")
+		"; array ip_addresses connection_types loaded_models roles accelerators unmeasured; boolean has_thunderbolt rdma_enabled is_master is_candidate draining; string version; number uptime_seconds reserved_memory_gb")
 	modelFields = fields("string instance_id model_id model_name sharding instance_type status; array nodes node_names; number storage_size_gb predicted_tokens_per_second measured_tokens_per_second" +
-		"; object runner_statuses; boolean ready")
-	taskFields     = fields("string task_id task_type status model_id instance_id")
+		"; object runner_statuses; boolean ready; string way progress; number tokens_per_second context_length slots running_requests waiting_requests memory_gb progress_percent; array shards")
+	taskFields     = fields("string task_id task_type status model_id instance_id node_id; number age_seconds")
 	downloadFields = fields("string node_id node_name model_id status error; number downloaded_gb total_gb progress_percent speed_mb_s eta_seconds")
-	statusFields   = fields("string model_id status progress instance_id error; boolean found ready; array nodes")
-	loadFields     = fields("string message command_id model_id instance_id explanation; object placement; number estimated_memory_gb predicted_tokens_per_second copies")
-	swapFields     = fields("string message unload_command_id load_command_id unloaded_model loaded_model; number freed_memory_gb estimated_load_memory_gb copies")
-	unloadFields   = fields("string message command_id model_id instance_id; number freed_memory_gb copies")
+	statusFields   = fields("string model_id status progress instance_id error; boolean found ready; array nodes; number progress_percent replicas ready_replicas")
+	loadFields     = fields("string message command_id model_id instance_id explanation; object placement; number estimated_memory_gb predicted_tokens_per_second copies context_length slots; array alternatives; boolean dry_run")
+	swapFields     = fields("string message unload_command_id load_command_id unloaded_model loaded_model; number freed_memory_gb estimated_load_memory_gb copies predicted_tokens_per_second; string instance_id explanation; object placement; boolean dry_run")
+	unloadFields   = fields("string message command_id model_id instance_id; number freed_memory_gb copies; array instance_ids")
 )
 
 // fields reads "type name name; type name".
@@ -192,4 +195,36 @@ func names(text string) []string {
 		out = append(out, words[len(words)-1])
 	}
 	return out
+}
+
+// The tables above hold every field of the answers, so that one which is added
+// is added there too.
+func TestContractIsComplete(t *testing.T) {
+	for _, c := range []struct {
+		of     any
+		fields map[string]string
+	}{
+		{api.Overview{}, overviewFields}, {api.Health{}, healthFields}, {api.Node{}, nodeFields}, {api.Model{}, modelFields}, {api.Task{}, taskFields}, {api.Download{}, downloadFields},
+		{api.ModelStatus{}, statusFields}, {api.LoadAnswer{}, loadFields}, {api.SwapAnswer{}, swapFields}, {api.UnloadAnswer{}, unloadFields},
+	} {
+		kind := reflect.TypeOf(c.of)
+		for i := range kind.NumField() {
+			f := kind.Field(i)
+			name, option, _ := strings.Cut(f.Tag.Get("json"), ",")
+			want, ok := c.fields[name]
+			if option == "omitempty" {
+				continue
+			}
+			got := map[reflect.Kind]string{reflect.Bool: "boolean", reflect.String: "string", reflect.Slice: "array", reflect.Map: "object"}[f.Type.Kind()]
+			if got == "" && (f.Type.Kind() == reflect.Int || f.Type.Kind() == reflect.Float64) {
+				got = "number"
+			}
+			if !ok || got != want {
+				t.Errorf("%s.%s is %q, in the table %q", kind.Name(), name, got, want)
+			}
+			if unit, isGB := strings.CutSuffix(name, "_gb"); isGB && (unit == "" || f.Type.Kind() != reflect.Float64) {
+				t.Errorf("%s.%s: GB are floats", kind.Name(), name)
+			}
+		}
+	}
 }

@@ -43,7 +43,7 @@ func NoMaster(why string) error {
 // Unconfirmed is the error of a command whose outcome is not known.
 func Unconfirmed(id string, err error) error {
 	e := api.NewError(http.StatusServiceUnavailable, api.CodeUnconfirmed, "",
-		fmt.Sprintf("%v; send it again with the header Idempotency-Key: %s, which does nothing twice", err, id))
+		fmt.Sprintf("%v; send it again with the header Idempotency-Key: %s, which does nothing twice", err, keyOf(id)))
 	e.RetryAfter = 1
 	return e
 }

@@ -81,7 +81,10 @@ type Loaded struct {
 type Unloaded struct {
 	Instances []string // ids
 	Freed     int64    // bytes that will be free
-	Copies    int
+	// Restored is the model that comes back, since this one was about to take
+	// its place; "": none.
+	Restored string
+	Copies   int
 }
 
 // Swap is what to unload and what to load instead.

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/skein-run/skein/api"
+	"github.com/skein-run/skein/internal/cluster/view"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files of testdata")
@@ -222,8 +223,19 @@ func TestOptions(t *testing.T) {
 	if w := call(mux, "POST", "/v1/cluster/models/load", `{"model_id":"m"}`); w.Code == 200 {
 		t.Error("commands answer without an implementation")
 	}
-	if one, two := d.id(Key{}), d.id(Key{}); one == two || d.id(Key{Value: "k"}) != "k" {
+	name := func(key, operation string, in any) string {
+		id, err := d.id(view.Of(view.Inputs{}), Key{key}, operation, in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	if one, two := name("", "load", 1), name("", "load", 1); one == two || keyOf(name("k", "load", 1)) != "k" || keyOf("k") != "k" {
 		t.Error("ids of commands")
+	}
+	same := name("k", "load", 1)
+	if same != name("k", "load", 1) || same == name("k", "load", 2) || same == name("k", "unload", 1) {
+		t.Error("ids of commands do not follow from their requests")
 	}
 }
 
