@@ -66,7 +66,9 @@ func TestSwap(t *testing.T) {
 	if status.Status != "failed" || !status.Found || !strings.Contains(status.Error, "the swap of "+demo+" for it was undone") {
 		t.Errorf("%+v", status)
 	}
-	second.post("/v1/chat/completions", ask(demo, question)).want(t, http.StatusOK, "")
+	if r := second.post("/v1/chat/completions", ask(demo, question)); r.status != http.StatusOK {
+		t.Errorf("the old one is back and answers %d: %s", r.status, r.body)
+	}
 	skein(t, first.home, "", "models", "unload", "asserts").want(t, 0)
 
 	// What can't be changes nothing.

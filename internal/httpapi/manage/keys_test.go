@@ -27,7 +27,7 @@ func TestAddKey(t *testing.T) {
 		t.Fatalf("%d %s: %v", w.Code, w.Body, err)
 	}
 	want := cluster.Key{Name: "ci", ID: "made-up", Role: cluster.RoleChat, Hash: sha256.Sum256([]byte("sk-skein-made-up")), Created: now, Expires: now.Add(time.Minute), PerMinute: 5, Concurrent: 2, By: "open"}
-	if f.key != want || f.id != "mine" {
+	if f.key != want || keyOf(f.id) != "mine" {
 		t.Errorf("command %s makes %+v", f.id, f.key)
 	}
 	if a.Secret != "sk-skein-made-up" || a.Key.Name != "ci" || a.Key.ExpiresAt != a.Key.CreatedAt+60 || !strings.Contains(a.Message, "from now on every request needs a key; no key of the cluster may manage yet") {
