@@ -62,10 +62,11 @@ func TestSwap(t *testing.T) {
 		Status, Error string
 		Found         bool
 	}
-	second.read("/v1/cluster/models/asserts/status", &status)
-	if status.Status != "failed" || !status.Found || !strings.Contains(status.Error, "the swap of "+demo+" for it was undone") {
-		t.Errorf("%+v", status)
-	}
+	contains(t, r.stderr, "the swap of "+demo+" for it was undone, and "+demo)
+	eventually(t, "the status to say so", func() bool {
+		second.read("/v1/cluster/models/asserts/status", &status)
+		return status.Status == "failed" && status.Found && strings.Contains(status.Error, "the swap of "+demo+" for it was undone")
+	})
 	if r := second.post("/v1/chat/completions", ask(demo, question)); r.status != http.StatusOK {
 		t.Errorf("the old one is back and answers %d: %s", r.status, r.body)
 	}

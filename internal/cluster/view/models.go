@@ -143,6 +143,10 @@ func (v *View) model(i cluster.Instance) api.Model {
 		m.Error = cmp.Or(m.Error, "a part of it ended")
 	}
 	m.Progress, m.ProgressPercent = v.progress(i, m)
+	if _, ok := v.in.State.SwapOf(i.Wanted); ok && m.Status == api.StatusFailed {
+		// The end of it is told by the swap, in a moment.
+		m.Status, m.Progress = api.StatusStopping, "failed, and the swap is being undone: "+m.Error
+	}
 	return m
 }
 

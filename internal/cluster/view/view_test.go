@@ -335,6 +335,11 @@ func TestSwaps(t *testing.T) {
 	if m, err := view.Of(in).Status("new"); err != nil || m.Status != "loading" || m.Progress != "waiting for old to end" {
 		t.Errorf("under way: %+v, %v", m, err)
 	}
+	failing := in
+	failing.State.Instances = map[string]cluster.Instance{"i": {ID: "i", Wanted: "s", Model: "new", Shards: []cluster.Shard{{Node: "n", Phase: cluster.Failed, Error: "it broke"}}}}
+	if m, err := view.Of(failing).Status("new"); err != nil || m.Status != "stopping" || m.Progress != "failed, and the swap is being undone: it broke" {
+		t.Errorf("failing: %+v, %v", m, err)
+	}
 	in.State.Wanted = map[string]cluster.Wanted{"w": {ID: "w", Model: "org/old"}}
 	w := in.State.Swaps["s"]
 	w.Undone = "it is broken"
