@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/skein-run/skein/internal/runner/llama"
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
@@ -73,6 +74,9 @@ func checkExact(t *testing.T, path string, chunk int) {
 		}
 		if !slices.Equal(got.logprobs, want.logprobs) {
 			t.Errorf("prompt %d (%d of %d tokens cached): other log-probabilities than without cache", i, got.done.CachedTokens, len(p))
+		}
+		if i == 1 && info.Memory == llama.MemoryAttention && got.done.CachedTokens != len(p) {
+			t.Errorf("the same prompt at once again: %d of %d tokens cached, want all and nothing computed", got.done.CachedTokens, len(p))
 		}
 	}
 	if cached == 0 {

@@ -282,7 +282,7 @@ func (r *process) load(f wire.Frame, failed chan<- error) error {
 		sched, err := schedule.New(schedule.Config{
 			Stages: eng.Stages(), Depth: eng.Depth(),
 			Slots: req.Slots, Context: m.info.Context, Chunk: m.info.ChunkTokens, Pending: req.PendingLimit,
-			Reuse: reuse, Rewindable: m.info.Memory == llama.MemoryAttention, CacheBytes: req.CacheBytes,
+			Reuse: reuse, Rewindable: m.info.Memory == llama.MemoryAttention, CacheBytes: req.CacheBytes, KeepRows: true,
 		})
 		if err != nil {
 			ready <- err

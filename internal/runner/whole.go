@@ -27,13 +27,14 @@ type whole struct {
 	limit  int64        // bytes of the largest state worth keeping
 	states *shard.Store // by Snapshot.ID
 
-	batch *schedule.Batch // started; nil: none
-	items []llama.Item    // reused
-	rows  []sample.Row    // reused
+	kept  map[int][]float32 // logits by slot, see schedule.Item.Keep
+	batch *schedule.Batch   // started; nil: none
+	items []llama.Item      // reused
+	rows  []sample.Row      // reused
 }
 
 func newWhole(lib library, cacheBytes int64) *whole {
-	return &whole{lib: lib, limit: cacheBytes, states: shard.NewStore()}
+	return &whole{lib: lib, limit: cacheBytes, states: shard.NewStore(), kept: map[int][]float32{}}
 }
 
 func (*whole) Stages() int { return 1 }
@@ -70,6 +71,14 @@ func (w *whole) Finish() (out schedule.Outcome, rows []sample.Row, err error) {
 }
 
 func (w *whole) compute(items []schedule.Item) error {
+	if it := items[0]; it.Recall {
+		row := w.kept[it.Slot]
+		if row == nil {
+			return fmt.Errorf("no logits are kept of slot %d", it.Slot)
+		}
+		w.rows = append(w.rows, sample.Row{Full: row})
+		return nil
+	}
 	w.items = w.items[:0]
 	for _, it := range items {
 		w.items = append(w.items, llama.Item{Token: it.Token, Sequence: it.Slot, Position: it.Position, Output: it.Output})
@@ -84,6 +93,9 @@ func (w *whole) compute(items []schedule.Item) error {
 				return err
 			}
 			w.rows = append(w.rows, sample.Row{Full: row})
+			if it.Keep {
+				w.kept[it.Slot] = append(w.kept[it.Slot][:0], row...)
+			}
 		}
 	}
 	return nil

@@ -22,6 +22,9 @@ func (s *Scheduler) admit(j *Job) {
 	default:
 		s.spill(dst, 0)
 	}
+	if last := len(j.Prompt) - 1; n == last && n > 0 && sl.row == len(j.Prompt) && sl.tokens[last] == j.Prompt[last] {
+		n, j.recall = n+1, true
+	}
 	if n < len(sl.tokens) {
 		s.edit(Op{Kind: OpRemove, Slot: dst, From: n})
 		sl.cut(n)

@@ -6,6 +6,9 @@ type Item struct {
 	Slot     int // sequence id
 	Position int
 	Output   bool // logits wanted
+	// Keep holds on to the item's logits, in the place of what was kept of its
+	// slot; Recall computes nothing and gives those. Only with Config.KeepRows.
+	Keep, Recall bool
 }
 
 // OpKind is the kind of a KV edit.
@@ -37,7 +40,7 @@ type Op struct {
 // that can't restore need not tell the others in the middle of a step.
 type Batch struct {
 	Before []Op
-	Items  []Item // empty: edits only. All with Output (decode), or none (a part of one prompt)
+	Items  []Item // empty: edits only. All with Output (decode), or none (a part of one prompt). One with Recall is alone
 	After  []Op   // saves
 }
 

@@ -10,6 +10,9 @@ type content struct {
 	// tail is 0, or the end of the shorter last chunk that started at full:
 	// the state of a prompt of tail+1 tokens, ready for its last token.
 	tail int
+	// row is 0, or the length of a prompt that the slot holds, the logits of
+	// whose last token are kept. Copies and snapshots have none.
+	row int
 }
 
 // canonical is the length of the part that a repeated computation would
@@ -50,6 +53,9 @@ func (c *content) cut(n int) {
 		c.tail = 0
 	}
 	c.full = min(c.full, n)
+	if c.row > n {
+		c.row = 0
+	}
 }
 
 func (c *content) clone() content {

@@ -20,6 +20,13 @@
 // stay even as streams come and go. Between two tokens of a stream there are
 // at most as many chunks as stages.
 //
+// # The same prompt again
+//
+// A slot holds its prompt's state up to the last token and, with
+// Config.KeepRows, that token's logits, if it was computed alone: computing it
+// again, alone, would give the same bits. So the first token of a prompt that
+// comes again, to the slot that has it, costs nothing.
+//
 // # Why decode and chunk are two batches
 //
 // A library kernel may round differently for another batch shape. Prompts are
@@ -61,6 +68,10 @@ type Config struct {
 	// through snapshots taken at chunk boundaries.
 	Rewindable bool
 	CacheBytes int64 // host memory for snapshots; 0: none
+	// KeepRows lets a slot keep the logits of the last token of its prompt, so
+	// that the same prompt again needs no computing for its first token. It is
+	// for memories that are Rewindable, and for who holds whole rows.
+	KeepRows bool
 }
 
 // Job is one generation, as the scheduler sees it.
@@ -76,6 +87,7 @@ type Job struct {
 	slot     int
 	admitted bool
 	flying   bool   // a decode of it is planned and not finished
+	recall   bool   // the logits for its first token are kept
 	started  uint64 // clock of its last planned decode
 	produced int
 	next     int32 // token that the next decode computes

@@ -24,7 +24,9 @@ type machine struct {
 	chunks     int               // carried out
 	sizes      []int             // of the decodes carried out
 	kept       map[uint64]memory // by Snapshot.ID
-	fails      func() bool       // tells that the next save or restore fails; nil: none
+	rows       map[int]row       // by slot
+	recalled   int
+	fails      func() bool // tells that the next save or restore fails; nil: none
 	sampled    func(text []int32) int32
 	gap        map[*Job]int // chunks planned since the job's last decode
 	worst      int          // of gap
@@ -36,6 +38,12 @@ type memory struct {
 	text []int32
 }
 
+// row stands for the logits of a cell, which they are a function of.
+type row struct {
+	cell  uint64
+	token int32 // drawn from them
+}
+
 type started struct {
 	b    *Batch
 	jobs []*Job
@@ -44,7 +52,7 @@ type started struct {
 func newMachine(t testing.TB, slots, chunk int, rewindable bool) *machine {
 	return &machine{
 		t: t, rewindable: rewindable, seqs: make([][]uint64, slots), texts: make([][]int32, slots), maxChunk: chunk,
-		stages: 1, depth: 1, kept: map[uint64]memory{}, gap: map[*Job]int{}, told: map[*Job][]int32{},
+		stages: 1, depth: 1, kept: map[uint64]memory{}, rows: map[int]row{}, gap: map[*Job]int{}, told: map[*Job][]int32{},
 	}
 }
 
@@ -104,6 +112,17 @@ func (m *machine) apply(ops []Op, out *Outcome) {
 
 // compute appends the items' cells; the shape of the batch goes into each.
 func (m *machine) compute(items []Item) []int32 {
+	if it := items[0]; it.Recall {
+		seq, kept := m.seqs[it.Slot], m.rows[it.Slot]
+		if len(items) != 1 || !it.Output || it.Position != len(seq)-1 || m.texts[it.Slot][it.Position] != it.Token {
+			m.t.Fatalf("recall %+v in a batch of %d, of a slot that holds %d tokens", it, len(items), len(seq))
+		}
+		if kept.cell != seq[it.Position] {
+			m.t.Fatalf("the logits kept of slot %d are those of another state", it.Slot)
+		}
+		m.recalled++
+		return []int32{kept.token}
+	}
 	rows := map[int]int{}
 	for _, it := range items {
 		rows[it.Slot]++
@@ -129,6 +148,12 @@ func (m *machine) compute(items []Item) []int32 {
 		out[i] = int32(h.Sum64() % 50)
 		if m.sampled != nil {
 			out[i] = m.sampled(m.texts[it.Slot])
+		}
+		if it.Keep {
+			if len(items) != 1 {
+				m.t.Fatalf("logits are kept of a batch of %d", len(items))
+			}
+			m.rows[it.Slot] = row{h.Sum64(), out[i]}
 		}
 	}
 	return out

@@ -36,7 +36,8 @@ func TestFlightsGiveEveryStreamItsTokens(t *testing.T) {
 			Slots: rapid.IntRange(1, 6).Draw(rt, "slots"), Context: 200, Chunk: rapid.SampledFrom([]int{4, 16, 64}).Draw(rt, "chunk"),
 			Stages: stages, Depth: stages + rapid.IntRange(0, 2).Draw(rt, "more"),
 			Pending: 20, Rewindable: rapid.Bool().Draw(rt, "rewindable"), CacheBytes: int64(rapid.SampledFrom([]int{0, 400, 4000}).Draw(rt, "cache")),
-			Reuse: rapid.SampledFrom([]Reuse{ReuseExact, ReuseLongest, ReuseOff}).Draw(rt, "reuse"),
+			KeepRows: rapid.Bool().Draw(rt, "keep rows"),
+			Reuse:    rapid.SampledFrom([]Reuse{ReuseExact, ReuseLongest, ReuseOff}).Draw(rt, "reuse"),
 		}
 		s := mustNew(t, cfg)
 		m := newMachine(t, cfg.Slots, cfg.Chunk, cfg.Rewindable)
@@ -44,11 +45,16 @@ func TestFlightsGiveEveryStreamItsTokens(t *testing.T) {
 		if rapid.Bool().Draw(rt, "failures") {
 			m.fails = func() bool { return rapid.IntRange(0, 3).Draw(rt, "fails") == 0 }
 		}
+		var earlier [][]int32
 		draw := func(label string) []int32 {
+			if len(earlier) > 0 && rapid.Bool().Draw(rt, label+" again") {
+				return rapid.SampledFrom(earlier).Draw(rt, label)
+			}
 			p := tokens(rapid.IntRange(1, 120).Draw(rt, label), rapid.IntRange(0, 1).Draw(rt, label+" family"))
 			if n := rapid.IntRange(0, 30).Draw(rt, label+" tail"); n > 0 {
 				p = append(p, tokens(n, rapid.IntRange(2, 4).Draw(rt, label+" tail family"))...)
 			}
+			earlier = append(earlier, p)
 			return p
 		}
 		var open, cancelled []*Job

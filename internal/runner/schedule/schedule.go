@@ -61,6 +61,7 @@ func New(cfg Config) (*Scheduler, error) {
 	}
 	cfg.Stages = max(cfg.Stages, 1)
 	cfg.Depth = max(cfg.Depth, cfg.Stages)
+	cfg.KeepRows = cfg.KeepRows && cfg.Rewindable
 	return &Scheduler{cfg: cfg, slots: make([]slot, cfg.Slots), cache: cache{limit: cfg.CacheBytes}}, nil
 }
 
@@ -199,6 +200,9 @@ func (s *Scheduler) fill() {
 		}
 	}
 	decodes, chunks := s.flying()
+	if decodes < s.cfg.Stages && s.planRecall() {
+		return
+	}
 	if !owed && (streams == 0 || chunks < s.cfg.Stages) {
 		if j := s.nextPrompt(); j != nil {
 			s.planChunk(j)
@@ -237,11 +241,33 @@ func (s *Scheduler) planDecode(limit int) {
 	}
 	for _, j := range s.ready {
 		sl := &s.slots[j.slot]
-		s.plan.Items = append(s.plan.Items, Item{Token: j.next, Slot: j.slot, Position: len(sl.tokens), Output: true})
+		// Alone, and on what a repeated computation would reproduce.
+		keep := s.cfg.KeepRows && len(s.ready) == 1 && len(sl.tokens) == len(j.Prompt)-1 && sl.canonical() == len(sl.tokens)
+		s.plan.Items = append(s.plan.Items, Item{Token: j.next, Slot: j.slot, Position: len(sl.tokens), Output: true, Keep: keep})
 		s.plan.jobs = append(s.plan.jobs, j)
 		sl.tokens = append(sl.tokens, j.next)
+		if keep {
+			sl.row = len(sl.tokens)
+		}
 		sl.used, j.started, j.flying = s.clock, s.clock, true
 	}
+}
+
+// planRecall takes the first token of a stream whose logits are kept; false:
+// there is none.
+func (s *Scheduler) planRecall() bool {
+	for i := range s.slots {
+		sl := &s.slots[i]
+		if sl.job == nil || !sl.job.recall || sl.restoring {
+			continue
+		}
+		j := sl.job
+		s.plan.Items = append(s.plan.Items, Item{Token: j.next, Slot: i, Position: len(j.Prompt) - 1, Output: true, Recall: true})
+		s.plan.jobs = append(s.plan.jobs, j)
+		sl.used, j.started, j.flying, j.recall = s.clock, s.clock, true, false
+		return true
+	}
+	return false
 }
 
 // decoding tells that only the last prompt token, or a produced one, is to be

@@ -56,6 +56,64 @@ func TestSamePromptAgainComputesOnlyItsLastToken(t *testing.T) {
 	}
 }
 
+// With the logits of its last token a repeated prompt computes nothing for its
+// first token, and goes on as if it had.
+func TestSamePromptAgainComputesNothing(t *testing.T) {
+	for _, length := range []int{53, 49, 5, 2} { // on the grid and off it, and shorter than a chunk
+		for _, reuse := range []Reuse{ReuseExact, ReuseLongest} {
+			s := mustNew(t, Config{Slots: 2, Context: 256, Chunk: 16, Rewindable: true, Reuse: reuse, KeepRows: true})
+			m := newMachine(t, 2, 16, true)
+			prompt := tokens(length, 1)
+			first := generate(m, s, prompt, 5)
+			for again := range 3 {
+				j := &Job{Prompt: prompt, Max: 5}
+				if err := s.Add(j); err != nil {
+					t.Fatal(err)
+				}
+				decodes := len(m.sizes)
+				m.drain(s)
+				if j.Cached != length || m.recalled != again+1 || len(m.sizes)-decodes != 5 || m.chunks != (length-1+15)/16 {
+					t.Errorf("%d tokens, reuse %d: %d cached, recalled %d times, %d decodes, %d chunks", length, reuse, j.Cached, m.recalled, len(m.sizes)-decodes, m.chunks)
+				}
+				if got := m.seqs[j.Slot()]; !slices.Equal(got, first) {
+					t.Errorf("%d tokens: another state than the first time", length)
+				}
+			}
+		}
+	}
+}
+
+// What another stream's company may have rounded otherwise is not kept.
+func TestRowsOfCompanyAreNotKept(t *testing.T) {
+	s := mustNew(t, Config{Slots: 2, Context: 256, Chunk: 16, Rewindable: true, KeepRows: true})
+	m := newMachine(t, 2, 16, true)
+	prompt := tokens(20, 1)
+	if err := s.Add(&Job{Prompt: tokens(20, 2), Max: 50}); err != nil {
+		t.Fatal(err)
+	}
+	for s.Running() == nil || s.Running()[0].Produced() < 2 {
+		m.step(s)
+	}
+	if err := s.Add(&Job{Prompt: prompt, Max: 5}); err != nil {
+		t.Fatal(err)
+	}
+	m.drain(s)
+	again := &Job{Prompt: prompt, Max: 5}
+	if err := s.Add(again); err != nil {
+		t.Fatal(err)
+	}
+	m.drain(s)
+	if m.recalled != 0 || again.Cached != 19 {
+		t.Errorf("recalled %d times, %d tokens cached", m.recalled, again.Cached)
+	}
+	if err := s.Add(&Job{Prompt: prompt, Max: 5}); err != nil {
+		t.Fatal(err)
+	}
+	if m.drain(s); m.recalled != 1 {
+		t.Errorf("computed alone meanwhile, but recalled %d times", m.recalled)
+	}
+}
+
 func TestLongerPromptReusesWholeChunks(t *testing.T) {
 	s := mustNew(t, Config{Slots: 1, Context: 256, Chunk: 16, Rewindable: true})
 	m := newMachine(t, 1, 16, true)
@@ -294,6 +352,7 @@ func TestAloneIsExact(t *testing.T) {
 			Stages: stages, Depth: stages + rapid.IntRange(0, 1).Draw(rt, "more"),
 			Slots: rapid.IntRange(1, 4).Draw(rt, "slots"), Context: 256, Chunk: rapid.SampledFrom([]int{4, 16, 64}).Draw(rt, "chunk"),
 			Pending: 8, Rewindable: rapid.Bool().Draw(rt, "rewindable"), CacheBytes: int64(rapid.SampledFrom([]int{0, 400, 4000}).Draw(rt, "cache")),
+			KeepRows: rapid.Bool().Draw(rt, "keep rows"),
 		}
 		s := mustNew(t, cfg)
 		machineOf := func() *machine {
@@ -303,11 +362,16 @@ func TestAloneIsExact(t *testing.T) {
 		}
 		m := machineOf()
 		// Few distinct beginnings, so that prefixes are shared.
+		var earlier [][]int32
 		draw := func(label string) []int32 {
+			if len(earlier) > 0 && rapid.Bool().Draw(rt, label+" again") {
+				return rapid.SampledFrom(earlier).Draw(rt, label)
+			}
 			p := tokens(rapid.IntRange(1, 120).Draw(rt, label), rapid.IntRange(0, 1).Draw(rt, label+" family"))
 			if n := rapid.IntRange(0, 30).Draw(rt, label+" tail"); n > 0 {
 				p = append(p, tokens(n, rapid.IntRange(2, 4).Draw(rt, label+" tail family"))...)
 			}
+			earlier = append(earlier, p)
 			return p
 		}
 		var open []*Job
