@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/skein-run/skein/internal/bench/load"
+	"github.com/skein-run/skein/internal/calm"
 	"github.com/skein-run/skein/internal/engine"
 	modelfiles "github.com/skein-run/skein/internal/library"
 	"github.com/skein-run/skein/internal/runner/wire"
@@ -92,7 +93,12 @@ func runEngineBench(ctx context.Context, executable string, e *engine.Engine, sp
 	child.Stdin = bytes.NewReader(in)
 	var stdout, stderr bytes.Buffer
 	child.Stdout, child.Stderr = &stdout, &stderr
-	if err := child.Run(); err != nil {
+	// As a node starts its runners, so that both can be compared.
+	err = calm.LateTimers(child.Start)
+	if err == nil {
+		err = child.Wait()
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			return res, context.Cause(ctx)
 		}

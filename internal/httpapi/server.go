@@ -174,7 +174,7 @@ func (s *Server) Start(ctx context.Context) error {
 	s.listener = listener
 	go func() {
 		defer close(s.served)
-		if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.http.Serve(tokenListener{listener}); !errors.Is(err, http.ErrServerClosed) {
 			s.serveErr = fmt.Errorf("serve the API on %s: %w", listener.Addr(), err)
 		}
 	}()

@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/skein-run/skein/internal/calm"
 )
 
 // Client sends requests to one server. It holds connections: Close it. Several
@@ -26,7 +29,17 @@ func NewClient(base, model, key string) (*Client, error) {
 	if !strings.HasPrefix(base, "http://") && !strings.HasPrefix(base, "https://") {
 		return nil, fmt.Errorf("%q is no address of a server; give one such as http://127.0.0.1:52415", base)
 	}
-	t := &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true}
+	t := &http.Transport{
+		MaxIdleConnsPerHost: 1024, DisableCompression: true,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			var d net.Dialer
+			c, err := d.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return calm.ReadConn(c), nil
+		},
+	}
 	return &Client{
 		base: strings.TrimSuffix(strings.TrimRight(base, "/"), "/v1"), model: model, key: key,
 		http: &http.Client{Transport: t}, transport: t,

@@ -16,6 +16,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+
+	"github.com/skein-run/skein/internal/calm"
 )
 
 // Command is what to start.
@@ -23,6 +25,10 @@ type Command struct {
 	Path string
 	Args []string // without the program's name
 	Env  []string // whole environment; nil: this process's own
+	// LateTimers lets the program's timers fire later than they are set for, by
+	// a few milliseconds at most, where the system can be told so (Linux). It is
+	// for programs that compute on all cores: see calm.LateTimers.
+	LateTimers bool
 }
 
 // Child is a started program. Its owner closes the pipes, and calls Wait once.
@@ -73,7 +79,11 @@ func Start(c Command) (*Child, error) {
 		// for as long as the program lives, and does the waiting meanwhile.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		err := cmd.Start()
+		start := cmd.Start
+		if c.LateTimers {
+			start = func() error { return calm.LateTimers(cmd.Start) }
+		}
+		err := start()
 		closeAll(theirs)
 		if err != nil {
 			started <- err
@@ -100,7 +110,7 @@ func Start(c Command) (*Child, error) {
 		return nil, err
 	}
 	return &Child{
-		Stdin: ours[0], Stdout: ours[1], Stderr: ours[2], PID: cmd.Process.Pid,
+		Stdin: ours[0], Stdout: calm.File(ours[1]), Stderr: ours[2], PID: cmd.Process.Pid,
 		Wait: func() string { return <-exit },
 		Kill: func() error { return kill(cmd.Process) },
 	}, nil

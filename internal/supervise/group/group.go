@@ -205,7 +205,7 @@ func (g *Group) Generate(ctx context.Context, req wire.GenerateRequest) (generat
 	if err != nil {
 		return nil, err
 	}
-	return &stream{Stream: s, group: g, epoch: epoch, life: life}, nil
+	return &stream{Stream: s, group: g, epoch: epoch, joint: member.NewJoint(life)}, nil
 }
 
 // Eval has the logits of tokens computed, see supervise.Runner.Eval.

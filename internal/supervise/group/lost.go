@@ -70,14 +70,13 @@ func (g *Group) together() bool {
 type stream struct {
 	generation.Stream
 	group *Group
-	epoch uint64          // that it began in
-	life  context.Context // of the head in it
+	epoch uint64 // that it began in
+	joint member.Joint
 }
 
 // Next implements generation.Stream.
 func (s *stream) Next(ctx context.Context) ([]wire.Token, *wire.Done, error) {
-	ctx, told := member.Within(ctx, s.life)
-	tokens, done, err := s.Stream.Next(ctx)
+	tokens, done, err := s.joint.Next(ctx, s.Stream.Next)
 	if done != nil && done.Code == wire.CodeShard {
 		// The head tells its clients first, and the group after it has left
 		// the others. Who asks again in between must not find it alone.
@@ -85,5 +84,11 @@ func (s *stream) Next(ctx context.Context) ([]wire.Token, *wire.Done, error) {
 		s.group.parted = max(s.group.parted, s.epoch)
 		s.group.mu.Unlock()
 	}
-	return tokens, done, told(err)
+	return tokens, done, err
+}
+
+// Close implements generation.Stream.
+func (s *stream) Close() {
+	s.Stream.Close()
+	s.joint.End()
 }

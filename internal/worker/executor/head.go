@@ -112,7 +112,7 @@ func (h *head) Generate(ctx context.Context, req wire.GenerateRequest) (generati
 		h.leave()
 		return nil, told(err)
 	}
-	return &stream{Stream: inner, h: h, tokens: append([]int32(nil), req.Prompt...), prompt: len(req.Prompt), release: func() { _ = told(nil) }}, nil
+	return &stream{Stream: inner, h: h, tokens: append([]int32(nil), req.Prompt...), prompt: len(req.Prompt), release: func() { _ = told(nil) }, joint: member.NewJoint(h.life)}, nil
 }
 
 // leave counts a generation that has ended.
@@ -134,13 +134,12 @@ type stream struct {
 	first   time.Time // of the first token
 	once    sync.Once
 	release func()
+	joint   member.Joint
 }
 
 // Next implements generation.Stream.
 func (s *stream) Next(ctx context.Context) ([]wire.Token, *wire.Done, error) {
-	both, told := member.Within(ctx, s.h.life)
-	tokens, done, err := s.Stream.Next(both)
-	err = told(err)
+	tokens, done, err := s.joint.Next(ctx, s.Stream.Next)
 	if lost := s.h.gone(); lost != nil && done != nil && done.Reason == wire.ReasonCancelled && ctx.Err() == nil {
 		done, err = nil, lost // the caller cancelled nothing
 	}
@@ -171,6 +170,7 @@ func (s *stream) Close() {
 func (s *stream) end(now time.Time) {
 	s.once.Do(func() {
 		s.release()
+		s.joint.End()
 		chain := prefix.Chain(s.tokens, s.h.info.ChunkTokens)
 		sh := s.h.s
 		sh.e.mu.Lock()
