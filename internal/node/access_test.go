@@ -1,6 +1,7 @@
 package node
 
 import (
+	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -74,5 +75,78 @@ func TestTokenOfTheAddressFile(t *testing.T) {
 	info, err := os.Stat(o.Home.NodeFile())
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the address file has mode %v, %v", info.Mode(), err)
+	}
+}
+
+// The names that a page can't have: those of loopback, of this machine, and
+// those that its user allows.
+func TestHostsOfANode(t *testing.T) {
+	n := start(t, options(t, func(c *config.Serve) { c.AllowHosts = []string{"proxy.example"} }))
+	_, port, _ := strings.Cut(strings.TrimPrefix(n.URL(), "http://"), ":")
+	name, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string]int{
+		"localhost:" + port: 200, "127.0.0.1": 200, "[::1]:" + port: 200, "proxy.example": 200, "PROXY.example:443": 200, name: 200, strings.TrimSuffix(name, ".local") + ".local": 200,
+		"evil.example": 403, "localhost.evil.example": 403, "proxy.example.evil.example": 403, name + ".evil.example": 403,
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, n.URL()+"/v1/models", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = host
+		req.Header.Set("Origin", "http://"+host)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("host %s: %d, want %d", host, res.StatusCode, want)
+		}
+	}
+}
+
+// The same command again makes no second key, and can't tell the secret of the
+// first.
+func TestKeyIsToldOnce(t *testing.T) {
+	o := options(t, nil)
+	n := start(t, o)
+	published, err := o.Home.ReadNode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for try, want := range []int{200, 409} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, n.URL()+"/v1/cluster/keys", strings.NewReader(`{"name": "ops", "role": "manage"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Idempotency-Key", "mine")
+		req.Header.Set("X-Api-Key", published.APIKey)
+		// A node that has just started may have no master yet.
+		code, text := 503, ""
+		for code == 503 {
+			changes := n.control.Cluster().Changes()
+			req.Body, _ = req.GetBody()
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := io.ReadAll(res.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = res.Body.Close()
+			if code, text = res.StatusCode, string(b); code == 503 {
+				<-changes
+			}
+		}
+		if code != want || strings.Contains(text, "sk-skein-") != (try == 0) {
+			t.Errorf("try %d: %d %.60s", try+1, code, text)
+		}
+	}
+	if keys := n.keys(); len(keys) != 1 || keys["ops"].By != access.NameLocal {
+		t.Errorf("keys %+v", keys)
 	}
 }

@@ -50,7 +50,21 @@ var table = []rule{
 	{"/docs", map[string]Need{get: NeedRead}},
 
 	{"/state", map[string]Need{get: NeedRead}},
+	{"/state/", map[string]Need{get: NeedRead}},
 	{"/events", map[string]Need{get: NeedRead}},
+	{"/place_instance", map[string]Need{post: NeedManage}},
+	{"/instance", map[string]Need{post: NeedManage}},
+	{"/instance/", map[string]Need{get: NeedRead, other: NeedManage}},
+	{"/download/", map[string]Need{get: NeedRead, other: NeedManage}},
+	// Anybody's request, by its id; who has chat ends its own by hanging up.
+	{"/v1/cancel/", map[string]Need{post: NeedManage}},
+	{"/bench/chat/completions", map[string]Need{post: NeedChat}},
+	{"/onboarding", map[string]Need{get: NeedRead, post: NeedManage}},
+	{"/v1/feature-flags", map[string]Need{get: NeedRead}},
+	{"/v1/instance-links", map[string]Need{get: NeedRead, other: NeedManage}},
+	{"/v1/instance-links/", map[string]Need{get: NeedRead, other: NeedManage}},
+	{"/v1/traces", map[string]Need{get: NeedRead}},
+	{"/v1/traces/", map[string]Need{get: NeedRead, other: NeedManage}},
 	// Each call of a tool is a request to a route above, with the same key.
 	{"/mcp", map[string]Need{other: NeedKey}},
 }
