@@ -186,6 +186,9 @@ func Plan(s cluster.State, vitals map[ids.Node]cluster.Vitals, links []placement
 	r := placement.Request{Model: m.Profile, Slots: w.Slots, Sharding: w.Sharding, MinNodes: w.MinNodes}
 	r.Model.Name = w.Model
 	for _, id := range w.Require {
+		if n, known := s.Nodes[id]; known && !n.Online {
+			return placement.Plan{}, 0, &placement.NodeError{Node: string(id), Why: "it is not online; start it, or unload the model and load it elsewhere"}
+		}
 		r.Require = append(r.Require, string(id))
 	}
 	var replicas []ids.Node

@@ -280,6 +280,25 @@ func TestNoRoom(t *testing.T) {
 	w.problem("big", "")
 }
 
+// TestRequiredNodeIsAway: what is to run on a node that is gone waits for it,
+// says so, and is placed there when it is back.
+func TestRequiredNodeIsAway(t *testing.T) {
+	w := newWorld(t, map[ids.Node]int64{"a": 4, "b": 4})
+	w.model("m", 2, "a", "b")
+	w.must(cluster.ModelWanted{Wanted: cluster.Wanted{ID: "w", Model: "m", Context: 512, Slots: 1, Sharding: placement.Auto, MinNodes: 1, Require: []ids.Node{"b"}}})
+	w.wait(time.Second)
+	w.decide()
+	w.run(cluster.Ready)
+	w.wait(time.Minute)
+	delete(w.members, "b")
+	w.decide()
+	w.decide()
+	w.problem("w", "node b is required, but it is not online; start it, or unload the model and load it elsewhere")
+	w.members["b"] = true
+	w.decide()
+	w.is("w", "b")
+}
+
 func TestNoFiles(t *testing.T) {
 	w := newWorld(t, map[ids.Node]int64{"a": 4, "b": 4})
 	w.model("m", 2, "b")
