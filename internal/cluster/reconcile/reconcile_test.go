@@ -296,7 +296,7 @@ func TestRequiredNodeIsAway(t *testing.T) {
 	w.problem("w", "node b is required, but it is not online; start it, or unload the model and load it elsewhere")
 	w.members["b"] = true
 	w.decide()
-	w.is("w", "b")
+	w.is("w", "b loading")
 }
 
 func TestNoFiles(t *testing.T) {
