@@ -21,6 +21,7 @@ type Gauges struct {
 	// before. Where cores are all alike they are fast.
 	FastCores, EfficientCores *float64
 	GPU                       *float64 // mean use of the GPUs, percent
+	GPUs                      []GPU    // those that have a memory of their own and tell of it
 	Temperature               *float64 // of the hottest of processor and GPUs, degrees Celsius
 	// Power in W: of the whole machine if it tells, otherwise of processor
 	// packages, memory and GPUs, as far as they tell.
@@ -33,20 +34,33 @@ const (
 	meterKeep = time.Second            // a reading this young is given again
 	meterLong = 30 * time.Second       // a use over more than this says nothing of now
 	meterPair = 100 * time.Millisecond // then two samples are taken, so far apart
+	gpuKeep   = 2 * time.Second        // the driver's program takes a moment each time
+	gpuOld    = 15 * time.Second       // an answer older than this says nothing of now
+	gpuPause  = time.Minute            // after it failed
 )
 
 // Meter reads the gauges of this machine. It reads when it is asked, and keeps
-// the last counters, since use and power are differences. Any goroutine may
-// ask.
+// the last counters, since use and power are differences. What the GPUs' driver
+// is asked in a child process comes with the next reading: nobody waits for it.
+// Any goroutine may ask; Close ends and joins what runs.
 type Meter struct {
 	root  fs.FS // of the file system; nil: not Linux
 	times func(context.Context) ([]cpu.TimesStat, error)
 	now   func() time.Time
+	gpus  func(context.Context) ([]GPU, error) // nil: there is no driver to ask
 
-	mu   sync.Mutex // guards what follows
-	last sample
-	kept Gauges
-	at   time.Time // when kept was read
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	asking sync.WaitGroup
+
+	mu     sync.Mutex // guards what follows
+	told   []GPU
+	toldAt time.Time // when told was asked for
+	next   time.Time // when to ask again
+	asked  bool      // a child runs
+	last   sample
+	kept   Gauges
+	at     time.Time // when kept was read
 }
 
 // sample is the counters at one moment.
@@ -64,13 +78,24 @@ func NewMeter(ctx context.Context) *Meter {
 	if runtime.GOOS == "linux" {
 		root = os.DirFS("/")
 	}
-	return newMeter(ctx, root, func(ctx context.Context) ([]cpu.TimesStat, error) { return cpu.TimesWithContext(ctx, true) }, time.Now)
+	m := newMeter(ctx, root, func(ctx context.Context) ([]cpu.TimesStat, error) { return cpu.TimesWithContext(ctx, true) }, time.Now)
+	m.gpus = nvidiaGPUs()
+	return m
 }
 
 func newMeter(ctx context.Context, root fs.FS, times func(context.Context) ([]cpu.TimesStat, error), now func() time.Time) *Meter {
 	m := &Meter{root: root, times: times, now: now}
+	m.ctx, m.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	m.last = m.sample(ctx)
 	return m
+}
+
+// Close ends a child that runs. A closed meter can be read, but for GPUs.
+func (m *Meter) Close() {
+	m.mu.Lock()
+	m.cancel() // with mu held, so that none begins behind it
+	m.mu.Unlock()
+	m.asking.Wait()
 }
 
 // Read gives the gauges, at most a second old.
@@ -100,7 +125,9 @@ func (m *Meter) Read(ctx context.Context) Gauges {
 		g.Temperature = temperature(m.root)
 		g.Power = power(m.root, before, m.last)
 		g.Lines = lines(m.root)
+		g.GPUs = amdGPUs(m.root)
 	}
+	g.add(m.driver(now))
 	m.kept, m.at = g, m.now()
 	return g
 }
@@ -156,4 +183,61 @@ func use(before, after map[int]coreTime, efficient map[int]bool) (fast, slow *fl
 		return &p
 	}
 	return percent(0), percent(1)
+}
+
+// driver gives what the GPUs' driver told last, with mu held, and asks it anew
+// when that is old.
+func (m *Meter) driver(now time.Time) []GPU {
+	if m.gpus == nil {
+		return nil
+	}
+	if !m.asked && m.ctx.Err() == nil && !now.Before(m.next) {
+		m.asked = true
+		m.asking.Go(func() {
+			gpus, err := m.gpus(m.ctx)
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.asked, m.next = false, now.Add(gpuKeep)
+			if err != nil {
+				m.next = now.Add(gpuPause) // not measured until then
+				return
+			}
+			m.told, m.toldAt = gpus, now
+		})
+	}
+	if now.Sub(m.toldAt) > gpuOld {
+		return nil
+	}
+	return m.told
+}
+
+// add puts GPUs beside what is known already.
+func (g *Gauges) add(gpus []GPU) {
+	if len(gpus) == 0 {
+		return
+	}
+	sum, n := 0.0, 0
+	if g.GPU != nil { // a mean of those before, which are few
+		sum, n = *g.GPU*float64(max(1, len(g.GPUs))), max(1, len(g.GPUs))
+	}
+	for _, x := range gpus {
+		if x.Use != nil {
+			sum, n = sum+*x.Use, n+1
+		}
+		if x.Temperature != nil && (g.Temperature == nil || *x.Temperature > *g.Temperature) {
+			g.Temperature = x.Temperature
+		}
+		if x.Power != nil {
+			watts := *x.Power
+			if g.Power != nil {
+				watts += *g.Power
+			}
+			g.Power = &watts
+		}
+	}
+	if n > 0 {
+		mean := sum / float64(n)
+		g.GPU = &mean
+	}
+	g.GPUs = append(g.GPUs, gpus...)
 }

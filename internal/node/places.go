@@ -122,9 +122,8 @@ func (s shared) fits(ctx context.Context, e library.Entry, state cluster.State) 
 	for id, v := range vitals {
 		if h := state.Nodes[id].Host; h == "" || !hosts[h] {
 			hosts[h] = true
-			for _, d := range v.Devices {
-				have += d.Total
-			}
+			host, _ := v.Device("") // models are placed in no other
+			have += host.Total
 		}
 	}
 	if e.SizeBytes <= have || have == 0 {

@@ -193,6 +193,9 @@ func (g *gauges) own(ctx context.Context) (cluster.Vitals, error) {
 	}
 	m := g.meter.Read(ctx)
 	v.FastCores, v.EfficientCores, v.GPU, v.Temperature, v.Power = m.FastCores, m.EfficientCores, m.GPU, m.Temperature, m.Power
+	for _, d := range m.GPUs { // told, not given models: what the engine can use of them is not known here
+		v.Devices = append(v.Devices, cluster.DeviceVitals{ID: d.ID, Name: d.Name, Kind: d.Kind, Total: d.Total, Available: d.Free})
+	}
 	v.Connections, v.Thunderbolt, v.RDMA = m.Lines.Kinds, m.Lines.Thunderbolt, m.Lines.RDMA
 	if d, err := hostinfo.Disk(ctx, g.c.place()); err == nil { // not every file system tells
 		v.Disk = &cluster.Space{Total: int64(d.Total), Free: int64(d.Free)}
