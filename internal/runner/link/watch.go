@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -76,7 +77,8 @@ func damaged(err error) bool {
 func ended(err error) string {
 	var timeout net.Error
 	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.ErrClosedPipe):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.ErrClosedPipe),
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE): // it ended with bytes unread
 		return "closed its connection: its process has ended, or something between cut it off"
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return "no answer: " + err.Error()
