@@ -3,7 +3,6 @@ package link
 import (
 	"encoding/binary"
 	"math"
-	"unsafe"
 )
 
 // format is how values travel.
@@ -32,25 +31,11 @@ func (f format) encode(dst []byte, src []float32) {
 		return
 	}
 	dst = dst[:4*len(src)]
-	if native {
-		copy(dst, memory(src))
-		return
-	}
+	n := encodeMost(dst, src)
+	dst, src = dst[4*n:], src[n:]
 	for i, v := range src {
 		binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(v))
 	}
-}
-
-// native tells that values lie in this machine's memory as they travel. A prompt
-// chunk is some megabytes, 36 times: copying is a tenth of converting.
-var native = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
-
-// memory is the bytes of values.
-func memory(values []float32) []byte {
-	if len(values) == 0 {
-		return nil
-	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(&values[0])), 4*len(values))
 }
 
 // decode reads len(dst) values from src.
@@ -62,10 +47,8 @@ func (f format) decode(dst []float32, src []byte) {
 		return
 	}
 	src = src[:4*len(dst)]
-	if native {
-		copy(memory(dst), src)
-		return
-	}
+	n := decodeMost(dst, src)
+	dst, src = dst[n:], src[4*n:]
 	for i := range dst {
 		dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
 	}
