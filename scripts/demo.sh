@@ -13,6 +13,7 @@ finish() {
 	code=$?
 	trap - EXIT
 	[ -z "${watch:-}" ] || kill "$watch" 2>/dev/null || :
+	[ -z "${watch:-}" ] || wait "$watch" 2>/dev/null || :
 	# shellcheck disable=SC2086 # one id a word
 	[ -z "$pids" ] || kill $pids 2>/dev/null || :
 	for pid in $pids; do wait "$pid" 2>/dev/null || :; done
@@ -27,7 +28,16 @@ trap finish EXIT
 trap 'exit 1' TERM
 trap 'exit 130' INT
 # A watchdog: nothing here may hang for ever.
-(sleep "${LIMIT:-120}" && echo "make demo: not done after ${LIMIT:-120} s" >&2 && kill -TERM $$) &
+(
+	trap - EXIT
+	sleep "${LIMIT:-120}" &
+	nap=$!
+	trap 'kill $nap' TERM
+	if wait "$nap"; then
+		echo "make demo: not done after ${LIMIT:-120} s" >&2
+		kill -TERM $$
+	fi
+) &
 watch=$!
 
 # show prints a command as it is typed, and runs it at a node.
@@ -62,8 +72,7 @@ cp "models/demo/$DEMO.gguf" "$work/models/second.gguf"
 
 SKEIN_SECRET=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 export SKEIN_SECRET
-gossip=$("$skein" version >/dev/null && od -An -N2 -tu2 /dev/urandom | tr -d ' ')
-gossip=$((20000 + gossip % 10000))
+gossip=$((20000 + $(od -An -N2 -tu2 /dev/urandom | tr -d ' ') % 10000))
 echo "# Three nodes on this machine, each with a home and ports of its own."
 serve one --gossip-port "$gossip"
 one=$last
@@ -74,6 +83,9 @@ three=$last
 until_says one '^3 nodes, master' status
 until_says one 'second' models status second
 until_says one 'load it with' models status second
+# A node that has just come is listed by its id until its name has arrived.
+step="wait until all names are known"
+while SKEIN_HOME=$work/one "$skein" status | grep -Eq '^[A-Z2-7]{26} '; do sleep 0.2; done
 show one status
 
 echo "# A model is loaded on one of them, and answers at any."
