@@ -23,7 +23,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null)
 LDFLAGS := -s -w -X $(MODULE)/internal/buildinfo.version=$(VERSION) -X $(MODULE)/internal/buildinfo.commit=$(COMMIT)
 
-.PHONY: golden golden-upstream help build deps run stop model test race lint cross fuzz bench bench-peers bench-shards bench-archs bench-shard-faults bench-cluster demo dist notices engine-lock clean
+.PHONY: golden golden-upstream help build deps run stop model test race lint cross fuzz bench bench-peers bench-shards bench-archs bench-shard-faults bench-cluster bench-manage demo dist notices engine-lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -106,6 +106,9 @@ bench-shard-faults: build ## kill and stop shards at random moments, N=100 times
 
 bench-cluster: build ## the figures of a cluster; N=20 faults of each kind, ONLY=cut,partition some parts
 	@GO=$(GO) sh scripts/bench-cluster.sh
+
+bench-manage: build ## the management API: 3 and 1,000 nodes, a load seen everywhere, the gap of a swap; N=30 rounds
+	@GO=$(GO) sh scripts/bench-manage.sh
 
 demo: build ## play a first walk: three nodes here, load, ask, swap, kill one; bounded, and leaves nothing
 	@DEMO=$(DEMO) sh scripts/demo.sh

@@ -2,9 +2,6 @@ package manage
 
 import (
 	"encoding/json"
-	"fmt"
-	"io"
-	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
@@ -13,9 +10,6 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/skein-run/skein/api"
-	"github.com/skein-run/skein/internal/cluster"
-	"github.com/skein-run/skein/internal/cluster/placement"
-	"github.com/skein-run/skein/internal/ids"
 )
 
 // Whatever is sent, the answer is one of the contract: no 5xx, and every
@@ -58,31 +52,4 @@ func TestAnyRequestHasAnAnswer(t *testing.T) {
 			}
 		}
 	})
-}
-
-// The bar is 50 ms at the 99th percentile for 1,000 nodes.
-func BenchmarkOverview(b *testing.B) {
-	for _, nodes := range []int{3, 1000} {
-		b.Run(fmt.Sprint(nodes), func(b *testing.B) {
-			f := newFake()
-			for k := range nodes {
-				id := ids.Node(fmt.Sprintf("node%d", k))
-				f.in.State.Nodes[id] = cluster.Node{ID: id, Name: string(id), Online: true, Worker: true, Devices: []placement.Device{{Total: 64 * gb}}}
-				f.in.Live[id], f.in.Vitals[id] = true, f.in.Vitals["n1"]
-			}
-			d, err := New(options(f))
-			if err != nil {
-				b.Fatal(err)
-			}
-			mux := http.NewServeMux()
-			d.Register(mux)
-			for b.Loop() {
-				w := httptest.NewRecorder()
-				mux.ServeHTTP(w, httptest.NewRequest("GET", "/v1/cluster", nil))
-				if _, err := io.Copy(io.Discard, w.Body); err != nil || w.Code != 200 {
-					b.Fatal(w.Code, err)
-				}
-			}
-		})
-	}
 }
