@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 )
@@ -32,6 +33,26 @@ func ReadBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		return nil, Invalid("", "invalid_body", "the request body could not be read to its end: %v", err)
 	}
 	return body.Bytes(), nil
+}
+
+// What is read of a body that is refused: enough for every honest mistake.
+const (
+	swallowBytes = 256 << 20
+	swallowTime  = 10 * time.Second
+)
+
+// refuseBody answers a request whose body is too large, and reads on for a
+// while: a connection that is closed with unread bytes is reset, and most
+// clients, who read after they have written, would never see the answer.
+func refuseBody(w http.ResponseWriter, r *http.Request, e *Error) {
+	control := http.NewResponseController(w)
+	// Who waits for leave to send does not get it, and sends nothing.
+	reads := r.Header.Get("Expect") == "" && control.EnableFullDuplex() == nil &&
+		control.SetReadDeadline(time.Now().Add(swallowTime)) == nil
+	WriteError(w, e)
+	if reads && control.Flush() == nil {
+		_, _ = io.CopyN(io.Discard, r.Body, swallowBytes) // the answer is out, whatever comes
+	}
 }
 
 func bodyTooLarge(limit int64) *Error {

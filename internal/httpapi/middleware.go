@@ -35,7 +35,7 @@ func (s *Server) middleware(next http.Handler) http.Handler {
 		defer leave()
 		r = known
 		if r.ContentLength > s.options.MaxBody {
-			WriteError(rec, bodyTooLarge(s.options.MaxBody))
+			refuseBody(rec, r, bodyTooLarge(s.options.MaxBody))
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, s.options.MaxBody)
