@@ -218,7 +218,15 @@ func (f *fakeCluster) Unload(_ context.Context, _, model string, _ time.Duration
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	defer f.tell()
-	return f.remove(model), nil
+	out := f.remove(model)
+	if len(out.Instances) == 0 { // as the master says it
+		var loaded []string
+		for _, i := range f.in.State.Instances {
+			loaded = append(loaded, i.Model)
+		}
+		return out, manage.Refused(command.NotLoaded, model+" is not loaded; loaded are: "+strings.Join(loaded, ", "))
+	}
+	return out, nil
 }
 
 func (f *fakeCluster) Swap(ctx context.Context, id string, s manage.Swap, dryRun bool) (manage.Swapped, error) {
