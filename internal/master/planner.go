@@ -1,6 +1,7 @@
 package master
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"github.com/skein-run/skein/internal/cluster/command"
 	"github.com/skein-run/skein/internal/cluster/placement"
 	"github.com/skein-run/skein/internal/cluster/reconcile"
+	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/replica"
 )
 
@@ -63,8 +65,29 @@ type Planned struct {
 // have now. Nothing changes. Errors are *replica.Refusal, or of asking the
 // nodes.
 func (p *Planner) Plan(ctx context.Context, l command.Load) (Planned, error) {
-	planned, err := p.plan(ctx, "dry-run", p.complete(l))
+	return p.PlanWithin(ctx, l, 0)
+}
+
+// PlanWithin is Plan with at most so many nodes; 0: any number.
+func (p *Planner) PlanWithin(ctx context.Context, l command.Load, most int) (Planned, error) {
+	planned, err := p.plan(ctx, "dry-run", p.complete(l), site{most: most})
 	return planned, refusal(err)
+}
+
+// site says more about where a load goes than its command does.
+type site struct {
+	most int // nodes; 0: any number
+	// instance and seats are the one instance's id and place, if somebody else
+	// decided them.
+	instance string
+	seats    []placement.Seat
+}
+
+func (at site) place(s cluster.State, vitals map[ids.Node]cluster.Vitals, links []placement.Link, w cluster.Wanted, now time.Time) (placement.Plan, int, error) {
+	if at.seats != nil {
+		return reconcile.Exactly(s, vitals, links, w, at.seats, now)
+	}
+	return reconcile.Within(s, vitals, links, w, at.most, nil, now)
 }
 
 // Load has a model loaded: it is planned here and checked against the ledger by
@@ -72,12 +95,23 @@ func (p *Planner) Plan(ctx context.Context, l command.Load) (Planned, error) {
 // the model has its place; it is not ready yet. The id makes it safe to call
 // again. Errors are *replica.Refusal and those of Submit.
 func (p *Planner) Load(ctx context.Context, id string, l command.Load) (Planned, error) {
+	return p.load(ctx, id, l, site{})
+}
+
+// LoadAt is Load for a split that was decided elsewhere: the shards go where
+// seats says, and the instance gets that id. If it can't be had exactly so, the
+// load is refused.
+func (p *Planner) LoadAt(ctx context.Context, id string, l command.Load, instance string, seats []placement.Seat) (Planned, error) {
+	return p.load(ctx, id, l, site{instance: instance, seats: seats})
+}
+
+func (p *Planner) load(ctx context.Context, id string, l command.Load, at site) (Planned, error) {
 	l = p.complete(l)
 	return p.again(ctx, "load "+l.Model, func() (Planned, command.Command, error) {
-		planned, err := p.plan(ctx, id, l)
+		planned, err := p.plan(ctx, id, l, at)
 		var no *command.Refusal
 		switch {
-		case errors.As(err, &no):
+		case errors.As(err, &no) && at.seats == nil:
 			// This node's state may be a moment old: the master says how it is. It
 			// takes the load without a place if it knows better.
 			planned = Planned{Load: l}
@@ -126,7 +160,7 @@ func refusal(err error) error {
 
 // plan places each replica that is missing, one after the other, in a copy of
 // the state. Errors are *command.Refusal, *placementError and those of Vitals.
-func (p *Planner) plan(ctx context.Context, id string, l command.Load) (Planned, error) {
+func (p *Planner) plan(ctx context.Context, id string, l command.Load, at site) (Planned, error) {
 	state, _ := p.opts.State.State()
 	missing, err := l.Missing(state, id)
 	if err != nil {
@@ -150,11 +184,11 @@ func (p *Planner) plan(ctx context.Context, id string, l command.Load) (Planned,
 		if err := add(cluster.ModelWanted{Wanted: w}); err != nil {
 			return Planned{}, fmt.Errorf("plan %s: %w", l.Model, err)
 		}
-		plan, tokens, err := reconcile.Plan(state, vitals, p.opts.Vitals.Links(), w, nil, now)
+		plan, tokens, err := at.place(state, vitals, p.opts.Vitals.Links(), w, now)
 		if err != nil {
 			return Planned{}, &placementError{err}
 		}
-		i := w.Instance(reconcile.InstanceID(state.Session, state.Index, w.ID), tokens, plan)
+		i := w.Instance(cmp.Or(at.instance, reconcile.InstanceID(state.Session, state.Index, w.ID)), tokens, plan)
 		if err := add(cluster.InstancePlaced{Instance: i}); err != nil {
 			return Planned{}, &placementError{err}
 		}

@@ -117,6 +117,7 @@ type Request struct {
 	// there is one, and else a node that holds the whole model; never another.
 	Sharding Sharding
 	MinNodes int      // 0: 1
+	MaxNodes int      // 0: any number
 	Require  []string // nodes that must hold a shard
 	Exclude  []string // nodes that must not
 	// Depth is how many tokens a stream holds when decode speed is predicted,
@@ -143,6 +144,8 @@ func (r Request) validate() (Request, error) {
 	switch {
 	case r.Context < 1 || r.Slots < 1 || r.Batch < 1 || r.Depth < 1 || r.Prompt < 1 || r.Context > 1<<30 || r.Slots > 1<<16 || r.Batch > 1<<20:
 		return r, &InvalidError{fmt.Sprintf("context %d, slots %d and batch %d must be at least 1 and sensible", r.Context, r.Slots, r.Batch)}
+	case r.MaxNodes < 0 || r.MaxNodes > 0 && r.MaxNodes < max(r.MinNodes, len(r.Require)):
+		return r, &InvalidError{fmt.Sprintf("at most %d nodes are allowed, and %d must be used", r.MaxNodes, max(r.MinNodes, len(r.Require)))}
 	case !slices.Contains([]Sharding{Auto, Pipeline, Tensor}, r.Sharding):
 		return r, &InvalidError{fmt.Sprintf("sharding %q must be auto, pipeline or tensor", r.Sharding)}
 	}

@@ -161,7 +161,7 @@ func (t *table) pipelines(spots []spot, orders [][]*seat) *candidate {
 	}
 	var best *candidate
 	consider := func(stages []*stage) {
-		if len(stages) < 2 || !t.split(stages) {
+		if len(stages) < 2 || len(stages) > t.most() || !t.split(stages) {
 			return
 		}
 		if c := t.rate(WayPipeline, stages); c.better(best) {
@@ -170,7 +170,7 @@ func (t *table) pipelines(spots []spot, orders [][]*seat) *candidate {
 	}
 	for _, order := range orders {
 		least := t.leastStages(order)
-		for k := least; k < least+tries && k <= len(order); k++ {
+		for k := least; k < least+tries && k <= min(len(order), t.most()); k++ {
 			stages := make([]*stage, k)
 			for i, s := range order[:k] {
 				stages[i] = single(s)
@@ -182,6 +182,14 @@ func (t *table) pipelines(spots []spot, orders [][]*seat) *candidate {
 		consider(sure)
 	}
 	return best
+}
+
+// most is how many nodes may be used.
+func (t *table) most() int {
+	if t.request.MaxNodes > 0 {
+		return t.request.MaxNodes
+	}
+	return math.MaxInt
 }
 
 // leastStages guesses how many seats of an order a pipeline needs.
@@ -233,7 +241,7 @@ func (t *table) tensors(orders [][]*seat) *candidate {
 	var best *candidate
 	least := max(t.stages(), len(t.request.Require))
 	for _, order := range orders {
-		for k := least; k <= min(m.Units, maxRanks, len(order)); k++ {
+		for k := least; k <= min(m.Units, maxRanks, len(order), t.most()); k++ {
 			g := t.ranks(order[:k])
 			if g == nil {
 				continue
@@ -286,7 +294,7 @@ func (t *table) mixes(orders [][]*seat) *candidate {
 				continue
 			}
 			from := max(2, (least+ranks-1)/ranks)
-			for k := from; k < from+tries && k*ranks <= len(order) && k <= len(m.Layers); k++ {
+			for k := from; k < from+tries && k*ranks <= min(len(order), t.most()) && k <= len(m.Layers); k++ {
 				stages := make([]*stage, k)
 				for i := range stages {
 					stages[i] = t.evenRanks(order[i*ranks : (i+1)*ranks])

@@ -175,6 +175,50 @@ func (e *NoFilesError) Error() string {
 // Errors are *NoFilesError and those of placement.Place, about the smallest
 // context.
 func Plan(s cluster.State, vitals map[ids.Node]cluster.Vitals, links []placement.Link, w cluster.Wanted, avoid []ids.Node, now time.Time) (placement.Plan, int, error) {
+	return Within(s, vitals, links, w, 0, avoid, now)
+}
+
+// Within is Plan with at most so many nodes; 0: any number.
+func Within(s cluster.State, vitals map[ids.Node]cluster.Vitals, links []placement.Link, w cluster.Wanted, most int, avoid []ids.Node, now time.Time) (placement.Plan, int, error) {
+	var replicas []ids.Node
+	for _, i := range s.Instances {
+		if i.Model == w.Model && i.Wanted != w.ID && alive(i) {
+			for _, x := range i.Shards {
+				replicas = append(replicas, x.Node)
+			}
+		}
+	}
+	both := append(slices.Clone(avoid), replicas...)
+	return shortened(s, vitals, links, w, func(c placement.Cluster, r placement.Request) (p placement.Plan, err error) {
+		r.MaxNodes = most
+		for _, out := range [][]ids.Node{both, avoid, nil} {
+			if out != nil && len(out) == 0 {
+				continue
+			}
+			r.Exclude = nil
+			for _, id := range out {
+				if !slices.Contains(r.Require, string(id)) {
+					r.Exclude = append(r.Exclude, string(id))
+				}
+			}
+			if p, err = placement.Place(c, r, now); err == nil {
+				return p, nil
+			}
+		}
+		return p, err
+	})
+}
+
+// Exactly is Plan for a split that was decided elsewhere.
+func Exactly(s cluster.State, vitals map[ids.Node]cluster.Vitals, links []placement.Link, w cluster.Wanted, seats []placement.Seat, now time.Time) (placement.Plan, int, error) {
+	return shortened(s, vitals, links, w, func(c placement.Cluster, r placement.Request) (placement.Plan, error) {
+		return placement.Exactly(c, r, seats, now)
+	})
+}
+
+// shortened places something wanted with the longest context for which there
+// is memory.
+func shortened(s cluster.State, vitals map[ids.Node]cluster.Vitals, links []placement.Link, w cluster.Wanted, place func(placement.Cluster, placement.Request) (placement.Plan, error)) (placement.Plan, int, error) {
 	m, ok := s.Models[w.Model]
 	if !ok {
 		return placement.Plan{}, 0, fmt.Errorf("there is no model %s", w.Model)
@@ -191,36 +235,15 @@ func Plan(s cluster.State, vitals map[ids.Node]cluster.Vitals, links []placement
 		}
 		r.Require = append(r.Require, string(id))
 	}
-	var replicas []ids.Node
-	for _, i := range s.Instances {
-		if i.Model == w.Model && i.Wanted != w.ID && alive(i) {
-			for _, x := range i.Shards {
-				replicas = append(replicas, x.Node)
-			}
-		}
-	}
-	both := append(slices.Clone(avoid), replicas...)
-	var err error
 	longest := w.Context
 	if n := m.Profile.Trained; n > 0 {
 		longest = min(longest, n) // beyond it the model answers nonsense
 	}
 	for tokens := longest; ; tokens = max(tokens/2, minContext) {
 		r.Context = tokens
-		for _, out := range [][]ids.Node{both, avoid, nil} {
-			if out != nil && len(out) == 0 {
-				continue
-			}
-			r.Exclude = nil
-			for _, id := range out {
-				if !slices.Contains(r.Require, string(id)) {
-					r.Exclude = append(r.Exclude, string(id))
-				}
-			}
-			var p placement.Plan
-			if p, err = placement.Place(c, r, now); err == nil {
-				return p, tokens, nil
-			}
+		p, err := place(c, r)
+		if err == nil {
+			return p, tokens, nil
 		}
 		var short *placement.NoMemoryError
 		if !errors.As(err, &short) || tokens <= minContext {
