@@ -33,7 +33,7 @@ func (r *run) choice(ctx context.Context, index int) error {
 	sampling.Seed += uint64(index)
 	request := wire.GenerateRequest{
 		ID: r.service.lastID.Add(1), Prompt: r.input.tokens, MaxTokens: r.input.maxTokens, Sampling: sampling,
-		Logprobs: r.req.Logprobs, TopLogprobs: r.req.TopLogprobs, IgnoreEnd: r.req.IgnoreEnd,
+		Logprobs: r.req.Logprobs, TopLogprobs: r.req.TopLogprobs, IgnoreEnd: r.req.IgnoreEnd, NoCache: r.req.NoCache,
 	}
 	stream, err := r.model.Generate(generation, request)
 	if err != nil {

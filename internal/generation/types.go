@@ -36,6 +36,11 @@ type Request struct {
 	TopLogprobs int
 	Echo        bool // completions: the prompt is part of the answer
 	IgnoreEnd   bool // benchmarks: go on after end-of-generation tokens
+	NoCache     bool // benchmarks: compute the prompt, whatever is cached of it
+
+	// ID names the request for its client, in answers and for a cancel; "": it
+	// has no name.
+	ID string
 
 	// TemplateArgs are extra variables for the chat template
 	// (chat_template_kwargs, enable_thinking, ...).
@@ -95,6 +100,7 @@ const (
 	KindNoMemory        Kind = "no_memory"        // 507
 	KindUnavailable     Kind = "unavailable"      // 503: starting, stopping, crash loop
 	KindFailed          Kind = "failed"           // 500: the runner died or decode failed
+	KindCancelled       Kind = "cancelled"        // 499: somebody else ended it
 )
 
 // Error is an error a client is told about. Message names the cause and the

@@ -21,6 +21,10 @@ const (
 	TypeServer         = "server_error"
 )
 
+// StatusCancelled is the status of a request that was ended at somebody else's
+// wish. net/http has no name for it; nginx made it known.
+const StatusCancelled = 499
+
 // Error is an answer other than success, in OpenAI's shape:
 // {"error":{"message","type","param","code"}}; an empty Param or Code is null.
 type Error struct {
@@ -149,6 +153,8 @@ func fromGeneration(g *generation.Error) *Error {
 	case generation.KindUnavailable:
 		e.Status, e.Type, e.Code = http.StatusServiceUnavailable, TypeServer, "service_unavailable"
 		e.RetryAfter = max(e.RetryAfter, 1)
+	case generation.KindCancelled:
+		e.Status, e.Type, e.Code, e.NoRetry = StatusCancelled, TypeInvalidRequest, "cancelled", true
 	case generation.KindFailed:
 		e.Status, e.Type, e.Code = http.StatusInternalServerError, TypeServer, "generation_failed"
 	default:

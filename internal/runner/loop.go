@@ -155,7 +155,7 @@ func (l *loop) start(req wire.GenerateRequest, at time.Time) {
 		refuse(wire.CodeInvalid, err)
 		return
 	}
-	g := &gen{req: req, submitted: at, job: &schedule.Job{ID: req.ID, Prompt: req.Prompt, Max: req.MaxTokens}}
+	g := &gen{req: req, submitted: at, job: &schedule.Job{ID: req.ID, Prompt: req.Prompt, Max: req.MaxTokens, Fresh: req.NoCache}}
 	if err := l.sched.Add(g.job); err != nil {
 		var ce *schedule.ContextError
 		switch {

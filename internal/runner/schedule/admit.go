@@ -42,6 +42,9 @@ func (s *Scheduler) admit(j *Job) {
 // slot (src >= 0), in a snapshot, or nowhere (src -1, snap nil, n 0).
 func (s *Scheduler) bestSource(j *Job) (src int, snap *Snapshot, n int) {
 	src = -1
+	if j.Fresh {
+		return src, nil, 0
+	}
 	for i := range s.slots {
 		sl := &s.slots[i]
 		if sl.restoring {

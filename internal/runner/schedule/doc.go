@@ -79,6 +79,7 @@ type Job struct {
 	ID     uint64
 	Prompt []int32 // at least one token
 	Max    int     // tokens to produce at most; 0: up to the context
+	Fresh  bool    // nothing of the prompt is taken from the cache
 
 	// Cached is the number of prompt tokens taken from the cache, known when
 	// the job has a slot.

@@ -127,6 +127,8 @@ type GenerateRequest struct {
 	Logprobs    bool     `json:"logprobs"`
 	TopLogprobs int      `json:"top_logprobs"` // 0..20
 	IgnoreEnd   bool     `json:"ignore_end"`   // go on after an end-of-generation token (benchmarks)
+	// NoCache computes the whole prompt, whatever is cached of it (benchmarks).
+	NoCache bool `json:"no_cache,omitempty"`
 	// Drawn is how many of the prompt's last tokens an earlier part of this
 	// generation produced: their random numbers are skipped, and penalties
 	// count them as produced.
