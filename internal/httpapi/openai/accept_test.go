@@ -3,10 +3,12 @@ package openai_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -68,7 +70,7 @@ func TestAcceptedParameters(t *testing.T) {
 	} {
 		t.Run(fields, func(t *testing.T) {
 			want := base()
-			want.Messages = []generation.Message{{Role: "user", Content: "Hi"}}
+			want.Messages, want.ID = []generation.Message{{Role: "user", Content: "Hi"}}, "chatcmpl-ID"
 			change(&want)
 			engine := newFake()
 			if w := post(newHandler(t, engine), "/v1/chat/completions", `{"model":"demo","messages":[{"role":"user","content":"Hi"}],`+fields+`}`); w.Code != 200 {
@@ -78,7 +80,7 @@ func TestAcceptedParameters(t *testing.T) {
 				t.Errorf("chat request (-want +got):\n%s", diff)
 			}
 
-			want.Messages = nil
+			want.Messages, want.ID = nil, "cmpl-ID"
 			prompt := "Hi"
 			want.Prompt = &prompt
 			if want.MaxTokens == 0 {
@@ -137,13 +139,19 @@ func TestAcceptedChat(t *testing.T) {
 		user + `,"model":"org/thinker-gguf","reasoning_effort":"low","chat_template_kwargs":{"enable_thinking":false}`: func(r *generation.Request) {
 			r.Model, r.TemplateArgs = "org/Thinker-GGUF", map[string]any{"enable_thinking": false}
 		},
+		user + `,"enable_thinking":false`: func(r *generation.Request) {
+			r.TemplateArgs = map[string]any{"enable_thinking": false}
+		},
+		user + `,"enable_thinking":true,"chat_template_kwargs":{"enable_thinking":false}`: func(r *generation.Request) {
+			r.TemplateArgs = map[string]any{"enable_thinking": false}
+		},
 		user + `,"model":"harmony","reasoning_effort":"high"`: func(r *generation.Request) {
 			r.Model, r.TemplateArgs = "harmony", map[string]any{"reasoning_effort": "high"}
 		},
 	} {
 		t.Run(fields[len(fields)-min(len(fields), 70):], func(t *testing.T) {
 			want := base()
-			want.Messages = hi
+			want.Messages, want.ID = hi, "chatcmpl-ID"
 			change(&want)
 			engine := newFake()
 			if w := post(newHandler(t, engine), "/v1/chat/completions", `{"model":"demo",`+fields+`}`); w.Code != 200 {
@@ -169,7 +177,7 @@ func TestAcceptedText(t *testing.T) {
 	} {
 		t.Run(fields, func(t *testing.T) {
 			want := base()
-			want.MaxTokens = 16
+			want.MaxTokens, want.ID = 16, "cmpl-ID"
 			change(&want)
 			engine := newFake()
 			if w := post(newHandler(t, engine), "/v1/completions", `{"model":"demo",`+fields+`}`); w.Code != 200 {
@@ -380,5 +388,40 @@ func TestStrangeFieldsAreLoggedOnce(t *testing.T) {
 	}
 	if log.Len() > 255*300 {
 		t.Errorf("log has %d bytes: names are not clipped", log.Len())
+	}
+}
+
+// Scripts made for exo ask for the models at /models too, and for those whose
+// files are at hand.
+func TestModelsForExo(t *testing.T) {
+	engine := newFake()
+	engine.models[0].Facts = openai.Facts{Bytes: 101 << 20, Tensor: true, Family: "llama", Quantization: "Q4_1", Base: "Demo"}
+	engine.models[1].Facts = openai.Facts{Missing: true, TrainedContext: 4096}
+	h := newHandler(t, engine)
+	var all, again, here struct {
+		Data []map[string]any `json:"data"`
+	}
+	for path, list := range map[string]any{"/models": &all, "/v1/models/": &again, "/v1/models?status=downloaded": &here} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		if err := json.Unmarshal(w.Body.Bytes(), list); err != nil || w.Code != http.StatusOK {
+			t.Fatalf("%s: status %d, %v", path, w.Code, err)
+		}
+	}
+	if d := cmp.Diff(all, again); d != "" || len(all.Data) != 3 {
+		t.Errorf("%d models at /models, and others at /v1/models:\n%s", len(all.Data), d)
+	}
+	if len(here.Data) != 2 || here.Data[0]["id"] != "demo" || here.Data[1]["id"] != "harmony" {
+		t.Errorf("downloaded: %v", here.Data)
+	}
+	if m := all.Data[0]; m["storage_size_megabytes"] != 101.0 || m["supports_tensor"] != true || m["quantization"] != "Q4_1" || m["base_model"] != "Demo" {
+		t.Errorf("got %v", m)
+	}
+	if all.Data[1]["context_length"] != 4096.0 {
+		t.Errorf("a model that is not loaded has the context it was trained for; got %v", all.Data[1])
+	}
+	w := httptest.NewRecorder()
+	if h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/models?status=loaded", nil)); w.Code != http.StatusBadRequest {
+		t.Errorf("an unknown status: %d", w.Code)
 	}
 }

@@ -33,6 +33,7 @@ func (a *API) parseChat(body []byte) (chatRequest, error) {
 		o.fail(httpapi.Invalid("top_logprobs", "invalid_value", "top_logprobs needs logprobs: true"))
 	}
 	c.request.TemplateArgs = parseTemplateArgs(o)
+	c.parseThinking(o)
 	c.effort = parseEffort(o)
 	if o.err == nil {
 		o.err = a.leftover(o)
@@ -77,6 +78,22 @@ func parseTemplateArgs(o *object) map[string]any {
 		args[key] = plain(value)
 	}
 	return args
+}
+
+// parseThinking takes enable_thinking, as exo's clients send it: short for the
+// template's variable of that name, which goes first.
+func (c *chatRequest) parseThinking(o *object) {
+	if raw, ok := o.fields["enable_thinking"]; !ok || isNull(raw) {
+		return
+	}
+	think := o.boolean("enable_thinking", false)
+	if _, given := c.request.TemplateArgs["enable_thinking"]; given || o.err != nil {
+		return
+	}
+	if c.request.TemplateArgs == nil {
+		c.request.TemplateArgs = map[string]any{}
+	}
+	c.request.TemplateArgs["enable_thinking"] = think
 }
 
 // plain turns json.Number into int64 where it is one, else float64: templates

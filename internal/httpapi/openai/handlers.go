@@ -32,25 +32,39 @@ func (a *API) chat(w http.ResponseWriter, r *http.Request) {
 		a.refuse(w, r, err)
 		return
 	}
-	c, err := a.parseChat(body)
+	c, m, err := a.readChat(r.Context(), body)
 	if err != nil {
 		a.refuse(w, r, err)
 		return
 	}
-	m, err := a.options.Engine.Model(r.Context(), c.model)
-	if err != nil {
-		a.refuse(w, r, err)
-		return
-	}
-	if err := c.applyEffort(m); err != nil {
-		a.refuse(w, r, err)
-		return
-	}
-	c.request.Model = m.ID
 	a.serve(w, r, &job{
 		common: c.common, chat: true, requests: []generation.Request{c.request},
 		head: a.header("chatcmpl-", m, c.serviceTier),
 	})
+}
+
+// readChat makes a request of a chat's body.
+func (a *API) readChat(ctx context.Context, body []byte) (chatRequest, Model, error) {
+	c, err := a.parseChat(body)
+	if err != nil {
+		return c, Model{}, err
+	}
+	m, err := a.options.Engine.Model(ctx, c.model)
+	if err != nil {
+		return c, m, err
+	}
+	if err := c.applyEffort(m); err != nil {
+		return c, m, err
+	}
+	c.request.Model = m.ID
+	return c, m, nil
+}
+
+// ReadChat makes a request of the body of POST /v1/chat/completions, for
+// dialects that take the same and answer in another shape.
+func (a *API) ReadChat(ctx context.Context, body []byte) (req generation.Request, stream bool, err error) {
+	c, _, err := a.readChat(ctx, body)
+	return c.request, c.stream, err
 }
 
 func (a *API) completions(w http.ResponseWriter, r *http.Request) {
@@ -85,6 +99,9 @@ func (a *API) header(prefix string, m Model, serviceTier bool) header {
 }
 
 func (a *API) serve(w http.ResponseWriter, r *http.Request, j *job) {
+	for i := range j.requests {
+		j.requests[i].ID = j.head.id
+	}
 	if j.stream {
 		a.stream(w, r, j)
 		return

@@ -1,14 +1,17 @@
 package openai
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/skein-run/skein/internal/httpapi"
 )
 
-// modelObject is OpenAI's model, and two fields of our own.
+// modelObject is OpenAI's model, and more: two fields of our own, and those
+// that exo's clients read.
 type modelObject struct {
 	ID      string `json:"id"`
 	Object  string `json:"object"` // "model"
@@ -16,18 +19,45 @@ type modelObject struct {
 	OwnedBy string `json:"owned_by"`
 
 	Loaded        bool `json:"loaded"`
-	ContextLength *int `json:"context_length"` // null: not known before the model is loaded
+	ContextLength *int `json:"context_length"` // before the model is loaded: what it was trained for; null: not known
+
+	HuggingFaceID    string   `json:"hugging_face_id"` // the name again
+	Name             string   `json:"name"`            // its last part
+	Description      string   `json:"description"`
+	Tags             []string `json:"tags"`
+	StorageSize      int64    `json:"storage_size_megabytes"` // of 2^20 bytes
+	SupportsTensor   bool     `json:"supports_tensor"`
+	Tasks            []string `json:"tasks"`
+	IsCustom         bool     `json:"is_custom"`
+	Family           string   `json:"family"`
+	Quantization     string   `json:"quantization"`
+	BaseModel        string   `json:"base_model"`
+	Capabilities     []string `json:"capabilities"`
+	ReasoningDialect string   `json:"reasoning_dialect"`
 }
 
 func objectOf(m Model) modelObject {
-	o := modelObject{ID: m.ID, Object: "model", Created: m.Created, OwnedBy: m.OwnedBy, Loaded: m.Loaded}
-	if m.ContextLength > 0 {
-		o.ContextLength = &m.ContextLength
+	o := modelObject{
+		ID: m.ID, Object: "model", Created: m.Created, OwnedBy: m.OwnedBy, Loaded: m.Loaded,
+		HuggingFaceID: m.ID, Name: m.ID[strings.LastIndexByte(m.ID, '/')+1:], Tags: []string{}, StorageSize: (m.Facts.Bytes + 1<<19) >> 20,
+		SupportsTensor: m.Facts.Tensor, Tasks: []string{"TextGeneration"}, Family: m.Facts.Family, Quantization: m.Facts.Quantization,
+		BaseModel: m.Facts.Base, Capabilities: []string{"text"}, ReasoningDialect: "none",
+	}
+	if n := cmp.Or(m.ContextLength, m.Facts.TrainedContext); n > 0 {
+		o.ContextLength = &n
+	}
+	if slices.Contains(m.TemplateVariables, "enable_thinking") {
+		o.Capabilities = append(o.Capabilities, "thinking", "thinking_toggle")
 	}
 	return o
 }
 
 func (a *API) models(w http.ResponseWriter, r *http.Request) {
+	status := r.URL.Query().Get("status")
+	if status != "" && status != "downloaded" {
+		a.refuse(w, r, httpapi.Invalid("status", "invalid_value", "status can be downloaded, not %q: leave it out to list all models", clip([]byte(status))))
+		return
+	}
 	all, err := a.options.Engine.Models(r.Context())
 	if err != nil {
 		a.refuse(w, r, err)
@@ -38,6 +68,9 @@ func (a *API) models(w http.ResponseWriter, r *http.Request) {
 		Data   []modelObject `json:"data"`
 	}{Object: "list", Data: []modelObject{}}
 	for _, m := range all {
+		if status != "" && m.Facts.Missing {
+			continue
+		}
 		list.Data = append(list.Data, objectOf(m))
 	}
 	a.answer(w, r, list)

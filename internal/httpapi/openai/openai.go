@@ -32,6 +32,20 @@ type Model struct {
 	// that the model's chat template reads; they decide what reasoning_effort
 	// can mean.
 	TemplateVariables []string
+	Facts             Facts
+}
+
+// Facts describe a model's file, as far as they are known. They are not
+// OpenAI's; clients of exo read them.
+type Facts struct {
+	Bytes          int64
+	TrainedContext int    // tokens
+	Tensor         bool   // its layers can be shared out among machines
+	Family         string // "qwen"
+	Quantization   string // "Q4_K_M"
+	Base           string // the name without the quantization
+	// Missing: no node that has the files is online.
+	Missing bool
 }
 
 // Engine is what the dialect needs from the node. Its methods are called from
@@ -118,6 +132,7 @@ func defaultTo[T int | time.Duration](field *T, value T) {
 // Register adds the dialect's routes.
 func (a *API) Register(mux httpapi.Mux) {
 	mux.HandleFunc("GET /v1/models", a.models)
+	mux.HandleFunc("GET /models", a.models) // where exo's clients look
 	mux.HandleFunc("GET /v1/models/{id...}", a.model)
 	mux.HandleFunc("POST /v1/chat/completions", a.chat)
 	mux.HandleFunc("POST /v1/completions", a.completions)
