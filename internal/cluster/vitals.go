@@ -39,6 +39,9 @@ type Vitals struct {
 	Shards    []ShardVitals    `json:"shards"`
 	Instances []InstanceVitals `json:"instances"` // whose head is here
 	Downloads []DownloadVitals `json:"downloads"`
+	// Fetched names the models whose files lie here since they were fetched
+	// whole, and not since somebody put them there.
+	Fetched []string `json:"fetched,omitempty"`
 	Tasks     []Task           `json:"tasks"` // of this node's API clients
 
 	// Links are the lines to peers that this node has measured.

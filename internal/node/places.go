@@ -21,11 +21,18 @@ import (
 type places interface {
 	// acquire gives the model of a name that a person wrote; it is loaded first
 	// if need be.
-	acquire(ctx context.Context, name string) (place, error)
+	acquire(ctx context.Context, name string, by request) (place, error)
 	// models lists those that are loaded or about to be.
 	models() []Model
 	// elsewhere lists models whose files are on other nodes only.
 	elsewhere() []string
+}
+
+// request is who wants a model. id is what its client knows it by, "": nothing;
+// cancel ends it, nil: nobody can.
+type request struct {
+	id     string
+	cancel func()
 }
 
 // place is a model to run requests on. release must be called.
@@ -47,7 +54,7 @@ type Model struct {
 // own are the models of a node that takes part in no cluster.
 type own struct{ worker *worker.Worker }
 
-func (o own) acquire(ctx context.Context, name string) (place, error) {
+func (o own) acquire(ctx context.Context, name string, _ request) (place, error) {
 	h, err := o.worker.Acquire(ctx, name)
 	if err != nil {
 		return place{}, err
@@ -157,7 +164,7 @@ func (s shared) unknown(state cluster.State, name string, local error) error {
 		Message: fmt.Sprintf("no node of this cluster has a model %q; there are: %s", name, strings.Join(names, ", "))}
 }
 
-func (s shared) acquire(ctx context.Context, name string) (place, error) {
+func (s shared) acquire(ctx context.Context, name string, by request) (place, error) {
 	full, err := s.resolve(ctx, name)
 	if err != nil {
 		return place{}, err
@@ -166,7 +173,7 @@ func (s shared) acquire(ctx context.Context, name string) (place, error) {
 	if err != nil {
 		return place{}, err
 	}
-	running, end := s.control.Tasks().Begin("chat", full)
+	running, end := s.control.Tasks().Begin("chat", full, by.id, by.cancel)
 	release := func() { end(); leave() }
 	m, err := s.control.Router().Model(ctx, full)
 	if err != nil {

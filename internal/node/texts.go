@@ -128,9 +128,14 @@ func (t *texts) model(e library.Entry, loaded map[string]Model) openai.Model {
 	return m
 }
 
+// errCancelled ends a request that somebody cancelled by its id.
+var errCancelled = &generation.Error{Kind: generation.KindCancelled, Message: "the request was cancelled by its id, at somebody's wish"}
+
 // Generate loads the model if need be and runs a request on it.
 func (t *texts) Generate(ctx context.Context, req generation.Request, emit func(generation.Event) error) error {
-	at, err := t.places.acquire(ctx, req.Model)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	at, err := t.places.acquire(ctx, req.Model, request{req.ID, func() { cancel(errCancelled) }})
 	if err != nil {
 		return err
 	}
@@ -179,7 +184,7 @@ func (t *texts) forget(name string, p *preparation) {
 
 // warm prepares a model that was loaded at start.
 func (t *texts) warm(ctx context.Context, name string) error {
-	at, err := t.places.acquire(ctx, name)
+	at, err := t.places.acquire(ctx, name, request{})
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/gofrs/flock"
 )
 
 // Copy is a whole model that was fetched and compared with its hashes.
@@ -74,6 +76,27 @@ func (s *Store) Copies() ([]Copy, error) {
 		}
 	}
 	return out, errors.Join(errs...)
+}
+
+// ErrInUse is what removing a copy gives while another process works on it.
+var ErrInUse = errors.New("another process uses it")
+
+// Remove deletes a slice or a copy. Nobody may use it.
+func (s *Store) Remove(name string) error {
+	dir := filepath.Join(s.Dir, filepath.Base(name))
+	lock := flock.New(filepath.Join(dir, "lock"))
+	mine, err := lock.TryLock()
+	if err == nil && !mine {
+		err = ErrInUse
+	}
+	if err != nil {
+		return fmt.Errorf("remove a fetched model: %w", err)
+	}
+	// Windows removes no file that is open.
+	if err := errors.Join(lock.Unlock(), os.RemoveAll(dir)); err != nil {
+		return fmt.Errorf("remove a fetched model: %w", err)
+	}
+	return nil
 }
 
 // readCopy reads the mark of a slice.

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"sync"
@@ -13,22 +14,24 @@ import (
 // alone: others ask for them.
 type Tasks struct {
 	mu   sync.Mutex // guards open
-	open map[string]*task
+	open map[*task]bool
 }
 
 type task struct {
 	cluster.Task
-	begun time.Time
+	begun  time.Time
+	cancel func()
 }
 
-func newTasks() *Tasks { return &Tasks{open: map[string]*task{}} }
+func newTasks() *Tasks { return &Tasks{open: map[*task]bool{}} }
 
-// Begin notes a request; the functions note that it runs, and its end.
-func (t *Tasks) Begin(kind, model string) (running, end func()) {
-	id := newID()
-	x := &task{Task: cluster.Task{ID: id, Type: kind, Status: "waiting", Model: model}, begun: time.Now()}
+// Begin notes a request; the functions note that it runs, and its end. The id
+// is what its client knows it by, "": one is made up. Several may have one id:
+// they are parts of one request. cancel ends it; nil: nobody can.
+func (t *Tasks) Begin(kind, model, id string, cancel func()) (running, end func()) {
+	x := &task{Task: cluster.Task{ID: cmp.Or(id, newID()), Type: kind, Status: "waiting", Model: model}, begun: time.Now(), cancel: cancel}
 	t.mu.Lock()
-	t.open[id] = x
+	t.open[x] = true
 	t.mu.Unlock()
 	running = func() {
 		t.mu.Lock()
@@ -37,10 +40,24 @@ func (t *Tasks) Begin(kind, model string) (running, end func()) {
 	}
 	end = func() {
 		t.mu.Lock()
-		delete(t.open, id)
+		delete(t.open, x)
 		t.mu.Unlock()
 	}
 	return running, end
+}
+
+// Cancel ends a request; false: there is none of that id.
+func (t *Tasks) Cancel(id string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	found := false
+	for x := range t.open {
+		if x.ID == id && x.cancel != nil {
+			x.cancel()
+			found = true
+		}
+	}
+	return found
 }
 
 // List gives the open requests, the oldest first.
@@ -48,19 +65,13 @@ func (t *Tasks) List() []cluster.Task {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var out []cluster.Task
-	for _, x := range t.open {
+	for x := range t.open {
 		c := x.Task
 		c.Age = time.Since(x.begun).Seconds()
 		out = append(out, c)
 	}
 	slices.SortFunc(out, func(a, b cluster.Task) int {
-		if a.Age != b.Age {
-			if a.Age > b.Age {
-				return -1
-			}
-			return 1
-		}
-		return strings.Compare(a.ID, b.ID)
+		return cmp.Or(cmp.Compare(b.Age, a.Age), strings.Compare(a.ID, b.ID))
 	})
 	return out
 }

@@ -207,7 +207,7 @@ func (g *gauges) own(ctx context.Context) (cluster.Vitals, error) {
 		g.c.executor.Fill(&v)
 	}
 	if g.c.files != nil {
-		v.Downloads = g.c.files.Downloads()
+		v.Downloads, v.Fetched = g.c.files.Downloads(), g.c.files.Fetched()
 	}
 	return v, nil
 }

@@ -68,6 +68,9 @@ func (f *Files) Bring(ctx context.Context, m cluster.Model, shard *slice.Spec, p
 	holders := f.holders(m, key)
 	end := f.began(d, m, holders)
 	paths, err = f.opts.Store.Fetch(ctx, want, holders...)
+	if err != nil && errors.Is(context.Cause(ctx), errPaused) {
+		err = errPaused
+	}
 	end(err)
 	if err != nil {
 		return nil, nil, explain(m.Name, err)
@@ -182,7 +185,7 @@ func (f *Files) began(d *download, m cluster.Model, holders []slicestore.Holder)
 			return
 		}
 		over := cluster.DownloadEnded{Node: f.opts.Self, Model: m.Name}
-		if err != nil {
+		if err != nil && !errors.Is(err, errPaused) {
 			over.Error = explain(m.Name, err).Error()
 		}
 		f.say(over, told, make(chan struct{}))

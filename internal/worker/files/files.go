@@ -121,6 +121,8 @@ type Files struct {
 	broken  map[string]bool              // names whose files can't be profiled
 	inUse   map[string]int               // slices by name
 	fetches map[*download]bool
+	copies  map[string]string                  // names of whole models in the store, by model
+	taking  map[string]context.CancelCauseFunc // by model; of Take
 }
 
 // known is a model whose files' hashes are known.
@@ -138,7 +140,7 @@ func Start(o Options) (*Files, error) {
 	f := &Files{
 		opts: o.withDefaults(), look: make(chan struct{}, 1), tell: make(chan struct{}, 1), changed: make(chan struct{}),
 		listed: map[string]library.Entry{}, known: map[string]known{}, shelf: map[string]slicestore.Stored{},
-		trouble: map[string]string{}, broken: map[string]bool{}, inUse: map[string]int{}, fetches: map[*download]bool{},
+		trouble: map[string]string{}, broken: map[string]bool{}, inUse: map[string]int{}, fetches: map[*download]bool{}, taking: map[string]context.CancelCauseFunc{},
 	}
 	f.opts.Store.Keep = f.needs
 	f.life, f.cancel = context.WithCancel(context.Background())

@@ -99,8 +99,10 @@ func (f *Files) reshelve(copies []slicestore.Copy) {
 			f.shelf[key] = s
 		}
 	}
+	f.copies = map[string]string{}
 	for _, c := range copies {
 		put(c.Stored)
+		f.copies[c.Model] = c.Name
 	}
 	for _, name := range sortedKeys(f.known) {
 		put(f.known[name].stored)

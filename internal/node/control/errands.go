@@ -1,0 +1,158 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/skein-run/skein/internal/cluster/command"
+	"github.com/skein-run/skein/internal/ids"
+	"github.com/skein-run/skein/internal/mesh"
+)
+
+// Errands are what a node does for a client of another one, and what is no
+// command: requests and files belong to the node that has them.
+
+const (
+	pathCancel    = "/requests/" // + id + "/cancel"
+	pathDownload  = "/downloads/"
+	errandLimit   = 5 * time.Second
+	errandsAtOnce = 32
+)
+
+// errands adds the handlers that answer peers.
+func (c *Control) errands(mux *http.ServeMux) {
+	mux.HandleFunc("POST "+pathCancel+"{id}/cancel", func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case mesh.Caller(r) == "":
+			http.Error(w, "for members of the cluster", http.StatusForbidden)
+		case c.tasks.Cancel(r.PathValue("id")):
+			w.WriteHeader(http.StatusNoContent)
+		default:
+			http.Error(w, "no such request", http.StatusNotFound)
+		}
+	})
+	mux.HandleFunc("POST "+pathDownload+"{verb}", func(w http.ResponseWriter, r *http.Request) {
+		if mesh.Caller(r) == "" {
+			http.Error(w, "for members of the cluster", http.StatusForbidden)
+			return
+		}
+		err := c.download(Download(r.PathValue("verb")), r.URL.Query().Get("model"))
+		var no *command.Refusal
+		switch {
+		case err == nil:
+			w.WriteHeader(http.StatusNoContent)
+		case errors.As(err, &no):
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusConflict)
+			_ = json.NewEncoder(w).Encode(no) // a peer that is gone needs no answer
+		default:
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	})
+}
+
+// CancelRequest ends an open request of a client of any node. silent counts the
+// nodes that did not answer.
+func (c *Control) CancelRequest(ctx context.Context, id string) (found bool, silent int) {
+	if c.tasks.Cancel(id) {
+		return true, 0
+	}
+	ctx, cancel := context.WithTimeout(ctx, errandLimit)
+	defer cancel()
+	var hit atomic.Bool
+	var mu sync.Mutex // guards silent
+	var group errgroup.Group
+	group.SetLimit(errandsAtOnce)
+	for _, p := range c.peers() {
+		group.Go(func() error {
+			status, _, err := c.errand(ctx, p, pathCancel+url.PathEscape(id)+"/cancel")
+			switch {
+			case hit.Load():
+			case err != nil || status != http.StatusNoContent && status != http.StatusNotFound:
+				c.log.Debug("a node does not say whether it has a request", "node", p, "status", status, "error", err)
+				mu.Lock()
+				silent++
+				mu.Unlock()
+			case status == http.StatusNoContent:
+				hit.Store(true)
+				cancel() // the others need not be waited for
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // no errors, above
+	return hit.Load(), silent
+}
+
+// Download is what is to be done about a model's files on a node.
+type Download string
+
+// What can be done.
+const (
+	Fetch   Download = "fetch"   // begin to bring the whole model there
+	Pause   Download = "pause"   // end that; what has arrived stays
+	Discard Download = "discard" // delete what was fetched
+)
+
+// Download has a node do something about a model's files. Errors are
+// *command.Refusal, or of asking the node.
+func (c *Control) Download(ctx context.Context, node ids.Node, do Download, model string) error {
+	if node == c.opts.ID {
+		return c.download(do, model)
+	}
+	ctx, cancel := context.WithTimeout(ctx, errandLimit)
+	defer cancel()
+	status, body, err := c.errand(ctx, node, pathDownload+string(do)+"?model="+url.QueryEscape(model))
+	if err != nil {
+		return fmt.Errorf("ask node %s to %s %s: %w", node, do, model, err)
+	}
+	var no command.Refusal
+	switch {
+	case status == http.StatusNoContent:
+		return nil
+	case status == http.StatusConflict && json.Unmarshal(body, &no) == nil && no.Code != "":
+		return &no
+	}
+	return fmt.Errorf("ask node %s to %s %s: status %d: %.200s", node, do, model, status, body)
+}
+
+// download does it here.
+func (c *Control) download(do Download, model string) error {
+	switch do {
+	case Fetch:
+		return c.files.Take(model)
+	case Pause:
+		if !c.files.Pause(model) {
+			return &command.Refusal{Code: command.NotLoaded, Message: fmt.Sprintf("node %s is not downloading %s at a client's wish", c.opts.ID, model)}
+		}
+		return nil
+	case Discard:
+		return c.files.Discard(model)
+	}
+	return &command.Refusal{Code: command.Invalid, Message: fmt.Sprintf("%q is nothing that can be done about a download", do)}
+}
+
+// errand asks a peer.
+func (c *Control) errand(ctx context.Context, node ids.Node, path string) (status int, body []byte, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+string(node)+path, nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	body, err = io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+	return resp.StatusCode, body, err
+}
