@@ -42,7 +42,7 @@ type Vitals struct {
 	// Fetched names the models whose files lie here since they were fetched
 	// whole, and not since somebody put them there.
 	Fetched []string `json:"fetched,omitempty"`
-	Tasks     []Task           `json:"tasks"` // of this node's API clients
+	Tasks   []Task   `json:"tasks"` // of this node's API clients
 
 	// Links are the lines to peers that this node has measured.
 	Links map[ids.Node]placement.Line `json:"links,omitempty"`

@@ -26,6 +26,7 @@ import (
 	"github.com/skein-run/skein/internal/httpapi/manage"
 	"github.com/skein-run/skein/internal/httpapi/mcp"
 	"github.com/skein-run/skein/internal/httpapi/openai"
+	"github.com/skein-run/skein/internal/httpapi/raw"
 	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/library"
 	"github.com/skein-run/skein/internal/node/control"
@@ -67,6 +68,7 @@ type Node struct {
 	server *httpapi.Server
 	manage *manage.Dialect
 	mcp    *mcp.Dialect
+	exo    *raw.Dialect // nil without a control
 	begun  time.Time
 	places places
 	// One of the two: a node that takes part in a cluster has a control, one
@@ -208,11 +210,11 @@ func (n *Node) mount(lib *library.Library, found *engine.Engine) error {
 		return err
 	}
 	mo := manage.Options{Library: cat, Node: n.id, Log: o.Logger, Version: o.Version}
+	c := clustered{control: n.control, self: ids.Node(n.id), begun: n.begun}
 	if n.control != nil {
-		a := audits{n.control, o.Logger}
-		c := clustered{control: n.control, self: ids.Node(n.id), begun: n.begun, audits: a}
+		c.audits = audits{n.control, o.Logger}
 		mo.Cluster, mo.Commands, mo.Keys = c, c, c
-		mo.Library = rescanning{cat, n.control, a}
+		mo.Library = rescanning{cat, n.control, c.audits}
 	} else {
 		c := &alone{node: n}
 		mo.Cluster, mo.Commands = c, c
@@ -228,6 +230,17 @@ func (n *Node) mount(lib *library.Library, found *engine.Engine) error {
 	n.server.Mount(chat)
 	n.server.Mount(n.manage)
 	n.server.Mount(n.mcp)
+	if n.control == nil {
+		return nil
+	}
+	e := exoCommands{c}
+	n.exo, err = raw.New(raw.Options{
+		Cluster: e, Commands: e, Chat: exoChat{chat, n.texts}, Onboarding: onboarding{o.Home.Dir()}, Node: ids.Node(n.id), Log: o.Logger, Explain: manage.Explain,
+	})
+	if err != nil {
+		return err
+	}
+	n.server.Mount(n.exo)
 	return nil
 }
 
@@ -257,6 +270,9 @@ func (n *Node) Start(ctx context.Context) (err error) {
 	n.onStop("API", func(ctx context.Context) error {
 		n.manage.Close() // streams of changes would hold the server
 		n.mcp.Close()
+		if n.exo != nil {
+			n.exo.Close()
+		}
 		return n.server.Stop(ctx)
 	})
 	if !n.opts.Private {

@@ -12,6 +12,7 @@ import (
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/cluster/command"
 	"github.com/skein-run/skein/internal/generation"
+	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/library"
 	"github.com/skein-run/skein/internal/node/control"
 	"github.com/skein-run/skein/internal/worker"
@@ -24,6 +25,9 @@ type places interface {
 	acquire(ctx context.Context, name string, by request) (place, error)
 	// models lists those that are loaded or about to be.
 	models() []Model
+	// known describes a model by its full name; missing: no node that has its
+	// files is online. ok is false if nothing is known of it.
+	known(name string) (m cluster.Model, missing, ok bool)
 	// elsewhere lists models whose files are on other nodes only.
 	elsewhere() []string
 }
@@ -182,6 +186,14 @@ func (s shared) acquire(ctx context.Context, name string, by request) (place, er
 	}
 	running()
 	return place{name: full, model: m, release: release}, nil
+}
+
+func (o own) known(string) (m cluster.Model, missing, ok bool) { return m, false, false }
+
+func (s shared) known(name string) (m cluster.Model, missing, ok bool) {
+	state, _ := s.control.Cluster().State()
+	m, ok = state.Models[name]
+	return m, !slices.ContainsFunc(m.Holders, func(id ids.Node) bool { return state.Nodes[id].Online }), ok
 }
 
 func (s shared) elsewhere() []string {

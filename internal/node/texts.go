@@ -10,8 +10,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/skein-run/skein/internal/cluster"
+	"github.com/skein-run/skein/internal/cluster/placement"
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/httpapi/openai"
+	"github.com/skein-run/skein/internal/httpapi/raw/shape"
 	"github.com/skein-run/skein/internal/library"
 )
 
@@ -117,8 +120,22 @@ func (t *texts) loaded() map[string]Model {
 	return out
 }
 
+// facts describe a model in the words of exo's clients: as the cluster knows
+// it, or else as far as its file here tells.
+func (t *texts) facts(e library.Entry) openai.Facts {
+	m, missing, ok := t.places.known(e.Name)
+	if !ok {
+		m = cluster.Model{Name: e.Name, Files: []cluster.File{{Size: e.SizeBytes}}, Profile: placement.Model{Trained: e.TrainedContext}}
+	}
+	c := shape.CardOf(m)
+	return openai.Facts{
+		Bytes: c.StorageSize.InBytes, TrainedContext: c.ContextLength, Tensor: c.SupportsTensor, Family: c.Family,
+		Quantization: c.Quantization, Base: c.BaseModel, Missing: ok && missing && len(e.Paths) == 0,
+	}
+}
+
 func (t *texts) model(e library.Entry, loaded map[string]Model) openai.Model {
-	m := openai.Model{ID: e.Name, OwnedBy: "skein"}
+	m := openai.Model{ID: e.Name, OwnedBy: "skein", Facts: t.facts(e)}
 	if !e.Modified.IsZero() {
 		m.Created = e.Modified.Unix()
 	}

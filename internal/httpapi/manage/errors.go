@@ -76,6 +76,16 @@ var refusals = map[string]struct {
 	command.Dropped:        {http.StatusConflict, api.CodeConflict, ""},
 }
 
+// Explain turns an error of Commands, or of a view, into an answer. param is the
+// field that an error about a name is about.
+func Explain(err error, param string) *httpapi.Error {
+	var f *failure
+	if !errors.As(fail(err, param), &f) {
+		return httpapi.ErrorOf(err)
+	}
+	return f.body
+}
+
 // fail turns an error of an interface into an answer. param is the field that
 // an error about a name is about.
 func fail(err error, param string) error {

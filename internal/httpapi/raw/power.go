@@ -1,0 +1,174 @@
+package raw
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/skein-run/skein/internal/ids"
+)
+
+// powerUsage is what the cluster's machines took while an answer was computed.
+type powerUsage struct {
+	Elapsed          float64     `json:"elapsed_seconds"`
+	Nodes            []nodePower `json:"nodes"` // those that measure power
+	TotalWatts       float64     `json:"total_avg_sys_power_watts"`
+	TotalJoules      float64     `json:"total_energy_joules"`
+	PrefillSeconds   float64     `json:"prefill_seconds"`
+	DecodeSeconds    float64     `json:"generation_seconds"`
+	PrefillJoules    float64     `json:"prefill_energy_joules"`
+	GenerationJoules float64     `json:"generation_energy_joules"`
+	PrefillWatts     float64     `json:"prefill_avg_sys_power_watts"`
+	GenerationWatts  float64     `json:"generation_avg_sys_power_watts"`
+}
+
+type nodePower struct {
+	NodeID           string  `json:"node_id"`
+	Samples          int     `json:"samples"`
+	Watts            float64 `json:"avg_sys_power"`
+	PrefillWatts     float64 `json:"prefill_avg_sys_power"`
+	GenerationWatts  float64 `json:"generation_avg_sys_power"`
+	PrefillJoules    float64 `json:"prefill_energy_joules"`
+	GenerationJoules float64 `json:"generation_energy_joules"`
+}
+
+// sample is the power of a node at a moment.
+type sample struct {
+	at    time.Time
+	watts float64
+}
+
+// powerMeter looks at the nodes' power once a second. One goroutine belongs to
+// it; stop joins it.
+type powerMeter struct {
+	now    func() time.Time
+	begin  time.Time
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+
+	mu      sync.Mutex
+	first   time.Time             // guarded by mu: of the first text
+	samples map[ids.Node][]sample // guarded by mu
+}
+
+// meterPower begins. Where no node measures power, nothing is asked again.
+func (d *Dialect) meterPower(ctx context.Context) *powerMeter {
+	ctx, cancel := context.WithCancel(ctx)
+	m := &powerMeter{now: d.o.Now, begin: d.o.Now(), cancel: cancel, samples: map[ids.Node][]sample{}}
+	if !d.lookAtPower(ctx, m) {
+		return m
+	}
+	m.done.Go(func() {
+		ticker := time.NewTicker(time.Second)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				d.lookAtPower(ctx, m)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return m
+}
+
+// lookAtPower notes the power of all nodes that measure it, and tells whether
+// there is one.
+func (d *Dialect) lookAtPower(ctx context.Context, m *powerMeter) bool {
+	in, err := d.o.Cluster.Snapshot(ctx)
+	if err != nil {
+		return false
+	}
+	now := d.o.Now()
+	any := false
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, v := range in.Vitals {
+		if in.Live[id] && v.Power != nil && *v.Power >= 0 {
+			m.samples[id] = append(m.samples[id], sample{now, *v.Power})
+			any = true
+		}
+	}
+	return any
+}
+
+// began notes the first text.
+func (m *powerMeter) began() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.first.IsZero() {
+		m.first = m.now()
+	}
+}
+
+// stop ends the measurement and sums it up.
+func (m *powerMeter) stop() powerUsage {
+	m.cancel()
+	m.done.Wait()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	end := m.now()
+	first := m.first
+	if first.IsZero() {
+		first = end
+	}
+	out := powerUsage{Elapsed: seconds(end.Sub(m.begin)), Nodes: []nodePower{}, PrefillSeconds: seconds(first.Sub(m.begin)), DecodeSeconds: seconds(end.Sub(first))}
+	for _, id := range slices.Sorted(maps.Keys(m.samples)) {
+		list := m.samples[id]
+		n := nodePower{NodeID: string(id), Samples: len(list), PrefillJoules: energy(list, m.begin, first), GenerationJoules: energy(list, first, end)}
+		n.PrefillWatts, n.GenerationWatts = over(n.PrefillJoules, out.PrefillSeconds), over(n.GenerationJoules, out.DecodeSeconds)
+		n.Watts = over(n.PrefillJoules+n.GenerationJoules, out.Elapsed)
+		out.Nodes = append(out.Nodes, n)
+		out.PrefillJoules += n.PrefillJoules
+		out.GenerationJoules += n.GenerationJoules
+	}
+	out.TotalJoules = out.PrefillJoules + out.GenerationJoules
+	out.TotalWatts, out.PrefillWatts, out.GenerationWatts = over(out.TotalJoules, out.Elapsed), over(out.PrefillJoules, out.PrefillSeconds), over(out.GenerationJoules, out.DecodeSeconds)
+	return out
+}
+
+func over(joules, seconds float64) float64 {
+	if seconds <= 0 {
+		return 0
+	}
+	return joules / seconds
+}
+
+// energy is the integral of the power from one moment to another, J: between
+// samples it is taken to change evenly, before the first and after the last
+// not at all.
+func energy(list []sample, from, to time.Time) float64 {
+	if len(list) == 0 || !to.After(from) {
+		return 0
+	}
+	at := func(t time.Time) float64 {
+		for i, s := range list {
+			if t.After(s.at) {
+				continue
+			}
+			if i == 0 {
+				return s.watts
+			}
+			before := list[i-1]
+			share := seconds(t.Sub(before.at)) / max(seconds(s.at.Sub(before.at)), 1e-9)
+			return before.watts + share*(s.watts-before.watts)
+		}
+		return list[len(list)-1].watts
+	}
+	sum, last := 0.0, from
+	for _, s := range append(slices.Clone(list), sample{at: to}) {
+		if !s.at.After(last) {
+			continue
+		}
+		next := s.at
+		if next.After(to) {
+			next = to
+		}
+		sum += (at(last) + at(next)) / 2 * seconds(next.Sub(last))
+		last = next
+	}
+	return sum
+}

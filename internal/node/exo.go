@@ -1,0 +1,126 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/skein-run/skein/internal/cluster"
+	"github.com/skein-run/skein/internal/cluster/command"
+	"github.com/skein-run/skein/internal/cluster/placement"
+	"github.com/skein-run/skein/internal/generation"
+	"github.com/skein-run/skein/internal/httpapi/openai"
+	"github.com/skein-run/skein/internal/httpapi/raw/shape"
+	"github.com/skein-run/skein/internal/ids"
+	"github.com/skein-run/skein/internal/node/control"
+)
+
+// exoCommands joins exo's API with the cluster.
+type exoCommands struct{ clustered }
+
+// Plan implements raw.Commands.
+func (c exoCommands) Plan(ctx context.Context, l command.Load, most int) (placement.Plan, error) {
+	p, err := c.control.Planner().PlanWithin(ctx, l, most)
+	if err != nil {
+		return placement.Plan{}, managed("", err)
+	}
+	return p.Plans[0], nil // l asks for one instance more than there are
+}
+
+// Place implements raw.Commands.
+func (c exoCommands) Place(ctx context.Context, id string, l command.Load, i cluster.Instance) error {
+	_, err := c.control.Planner().LoadAt(ctx, id, l, i.ID, shape.SeatsOf(i))
+	return managed(id, err)
+}
+
+// Remove implements raw.Commands.
+func (c exoCommands) Remove(ctx context.Context, id, instance string) error {
+	cmd, err := command.Unload{Instance: instance}.Command(id)
+	if err != nil {
+		return err
+	}
+	_, _, err = c.submit(ctx, cmd)
+	return err
+}
+
+// download is no command of the cluster, but somebody did it.
+func (c exoCommands) download(ctx context.Context, node ids.Node, do control.Download, model string) error {
+	err := c.control.Download(ctx, node, do, model)
+	c.audits.note(ctx, rand.Text(), fmt.Sprintf("%s %s on node %s", do, model, node), err)
+	return err
+}
+
+// Fetch implements raw.Commands.
+func (c exoCommands) Fetch(ctx context.Context, node ids.Node, model string) error {
+	return c.download(ctx, node, control.Fetch, model)
+}
+
+// Pause implements raw.Commands.
+func (c exoCommands) Pause(ctx context.Context, node ids.Node, model string) error {
+	return c.download(ctx, node, control.Pause, model)
+}
+
+// Discard implements raw.Commands.
+func (c exoCommands) Discard(ctx context.Context, node ids.Node, model string) error {
+	return c.download(ctx, node, control.Discard, model)
+}
+
+// Cancel implements raw.Commands.
+func (c exoCommands) Cancel(ctx context.Context, request string) (found bool, silent int) {
+	found, silent = c.control.CancelRequest(ctx, request)
+	if found {
+		c.audits.note(ctx, rand.Text(), "cancel request "+request, nil)
+	}
+	return found, silent
+}
+
+// Events implements raw.Cluster.
+func (c exoCommands) Events(ctx context.Context, each func(cluster.Event) error) error {
+	return c.control.Events(ctx, each)
+}
+
+// exoChat reads requests as the OpenAI dialect does, and runs them.
+type exoChat struct {
+	openai *openai.API
+	texts  *texts
+}
+
+// ReadChat implements raw.Chat.
+func (c exoChat) ReadChat(ctx context.Context, body []byte) (generation.Request, bool, error) {
+	return c.openai.ReadChat(ctx, body)
+}
+
+// Generate implements raw.Chat.
+func (c exoChat) Generate(ctx context.Context, req generation.Request, emit func(generation.Event) error) error {
+	return c.texts.Generate(ctx, req, emit)
+}
+
+// onboarding is a file in the node's home that is there once a person has been
+// shown around.
+type onboarding struct{ dir string }
+
+func (o onboarding) file() string { return filepath.Join(o.dir, "onboarding_complete") }
+
+// Done implements raw.Onboarding.
+func (o onboarding) Done() (bool, error) {
+	_, err := os.Stat(o.file())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look whether the onboarding was done: %w", err)
+	}
+	return true, nil
+}
+
+// Finish implements raw.Onboarding.
+func (o onboarding) Finish() error {
+	if err := os.WriteFile(o.file(), nil, 0o600); err != nil {
+		return fmt.Errorf("note that the onboarding was done: %w", err)
+	}
+	return nil
+}
