@@ -49,8 +49,23 @@ var table = []rule{
 	{"/openapi.yaml", map[string]Need{get: NeedRead}},
 	{"/docs", map[string]Need{get: NeedRead}},
 
+	// Where exo's clients look.
+	{"/models", map[string]Need{get: NeedKey}},
 	{"/state", map[string]Need{get: NeedRead}},
 	{"/state/", map[string]Need{get: NeedRead}},
+	{"/place_instance", map[string]Need{post: NeedManage}},
+	{"/instance", map[string]Need{post: NeedManage}},
+	{"/instance/", map[string]Need{get: NeedRead, other: NeedManage}},
+	{"/download/", map[string]Need{other: NeedManage}},
+	{"/bench/chat/completions", map[string]Need{post: NeedChat}},
+	// Who knows the id of an answer asked for it, or may read all of them.
+	{"/v1/cancel/", map[string]Need{post: NeedChat}},
+	{"/onboarding", map[string]Need{get: NeedRead, other: NeedManage}},
+	{"/v1/feature-flags", map[string]Need{get: NeedRead}},
+	{"/v1/instance-links", map[string]Need{get: NeedRead, other: NeedManage}},
+	{"/v1/instance-links/", map[string]Need{other: NeedManage}},
+	{"/v1/traces", map[string]Need{get: NeedRead}},
+	{"/v1/traces/", map[string]Need{get: NeedRead, other: NeedManage}},
 	{"/events", map[string]Need{get: NeedRead}},
 	{"/place_instance", map[string]Need{post: NeedManage}},
 	{"/instance", map[string]Need{post: NeedManage}},
