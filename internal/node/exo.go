@@ -33,8 +33,27 @@ func (c exoCommands) Plan(ctx context.Context, l command.Load, most int) (placem
 
 // Place implements raw.Commands.
 func (c exoCommands) Place(ctx context.Context, id string, l command.Load, i cluster.Instance) error {
-	_, err := c.control.Planner().LoadAt(ctx, id, l, i.ID, shape.SeatsOf(i))
-	return managed(id, err)
+	p, err := c.control.Planner().LoadAt(ctx, id, l, i.ID, shape.SeatsOf(i))
+	if err != nil {
+		return managed(id, err)
+	}
+	return c.seen(ctx, p.Index)
+}
+
+// seen waits until this node knows of a command that the master has carried
+// out: who makes or deletes an instance asks for it next.
+func (c exoCommands) seen(ctx context.Context, index uint64) error {
+	for {
+		changes := c.control.Cluster().Changes()
+		if _, applied := c.control.Cluster().State(); applied >= index {
+			return nil
+		}
+		select {
+		case <-changes:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // Remove implements raw.Commands.
@@ -43,8 +62,11 @@ func (c exoCommands) Remove(ctx context.Context, id, instance string) error {
 	if err != nil {
 		return err
 	}
-	_, _, err = c.submit(ctx, cmd)
-	return err
+	_, a, err := c.submit(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	return c.seen(ctx, a.Index)
 }
 
 // download is no command of the cluster, but somebody did it.

@@ -407,3 +407,30 @@ func TestAloneIsExact(t *testing.T) {
 		}
 	})
 }
+
+// A prompt that is to be measured is computed, whatever is cached of it; the
+// next one finds it.
+func TestFreshPromptIsComputed(t *testing.T) {
+	for _, rewindable := range []bool{true, false} {
+		s := mustNew(t, Config{Slots: 2, Context: 256, Chunk: 16, Rewindable: rewindable, CacheBytes: 1 << 20})
+		m := newMachine(t, 2, 16, rewindable)
+		prompt := tokens(53, 1)
+		first := generate(m, s, prompt, 5)
+		for _, c := range []struct {
+			fresh  bool
+			cached int
+		}{{true, 0}, {true, 0}, {false, 52}} {
+			j := &Job{Prompt: prompt, Max: 5, Fresh: c.fresh}
+			if err := s.Add(j); err != nil {
+				t.Fatal(err)
+			}
+			m.drain(s)
+			if j.Cached != c.cached {
+				t.Errorf("rewindable %v, fresh %v: %d tokens came from the cache, want %d", rewindable, c.fresh, j.Cached, c.cached)
+			}
+			if got := m.seqs[j.Slot()]; !slices.Equal(got, first) {
+				t.Errorf("rewindable %v, fresh %v: computed in other shapes", rewindable, c.fresh)
+			}
+		}
+	}
+}

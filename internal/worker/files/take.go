@@ -80,6 +80,9 @@ func (f *Files) Discard(model string) error {
 	k, own := f.known[model]
 	used := f.inUse[name] > 0
 	f.mu.Unlock()
+	for _, i := range f.opts.Cluster.State().Instances {
+		used = used || i.Model == model && i.Releasing == "" && slices.ContainsFunc(i.Shards, func(x cluster.Shard) bool { return x.Node == f.opts.Self && !x.Phase.Ended() })
+	}
 	switch {
 	case !copied && own:
 		return &command.Refusal{Code: command.Conflict, Message: fmt.Sprintf("%s was not fetched by skein: it lies at %s, put there by somebody; delete it there", model, k.entry.Paths[0])}
