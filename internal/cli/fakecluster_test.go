@@ -218,18 +218,31 @@ func (f *fakeCluster) Unload(_ context.Context, _, model string, _ time.Duration
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	defer f.tell()
-	out := f.remove(model)
-	if len(out.Instances) == 0 { // as the master says it
-		var loaded []string
-		for _, i := range f.in.State.Instances {
-			loaded = append(loaded, i.Model)
-		}
-		return out, manage.Refused(command.NotLoaded, model+" is not loaded; loaded are: "+strings.Join(loaded, ", "))
+	if err := f.loaded(model); err != nil {
+		return manage.Unloaded{}, err
 	}
-	return out, nil
+	return f.remove(model), nil
+}
+
+// loaded refuses what is not, as the master says it. The caller holds mu.
+func (f *fakeCluster) loaded(model string) error {
+	var all []string
+	for _, i := range f.in.State.Instances {
+		if i.Model == model {
+			return nil
+		}
+		all = append(all, i.Model)
+	}
+	return manage.Refused(command.NotLoaded, model+" is not loaded; loaded are: "+strings.Join(all, ", "))
 }
 
 func (f *fakeCluster) Swap(ctx context.Context, id string, s manage.Swap, dryRun bool) (manage.Swapped, error) {
+	f.mu.Lock()
+	err := f.loaded(s.Unload)
+	f.mu.Unlock()
+	if err != nil {
+		return manage.Swapped{}, err
+	}
 	loaded, err := f.Load(ctx, id, s.Load, dryRun)
 	if err != nil || dryRun {
 		return manage.Swapped{Loaded: loaded}, err

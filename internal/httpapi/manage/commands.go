@@ -203,7 +203,12 @@ func (d *Dialect) swap(ctx context.Context, id string, v *view.View, in *swapInp
 	if _, again := v.State().Commands[id]; again {
 		find = v.Model
 	}
-	if s.Unload, err = find(in.Body.UnloadModelID); err != nil {
+	s.Unload, err = find(in.Body.UnloadModelID)
+	var no *command.Refusal
+	if errors.As(err, &no) && no.Code == command.NotLoaded {
+		s.Unload, err = v.Model(in.Body.UnloadModelID) // the master may know better
+	}
+	if err != nil {
 		return out, fail(err, "unload_model_id")
 	}
 	if s.Load, err = wish(v, in.Body.LoadModelID, "load_model_id", in.Body.LoadOptions); err != nil {
@@ -217,6 +222,9 @@ func (d *Dialect) swap(ctx context.Context, id string, v *view.View, in *swapInp
 		return out, err
 	}
 	done, err := d.o.Commands.Swap(ctx, id, s, in.Body.DryRun)
+	if errors.As(err, &no) && no.Code == command.NotLoaded {
+		return out, fail(err, "unload_model_id")
+	}
 	if err != nil {
 		return out, fail(err, "load_model_id")
 	}

@@ -168,7 +168,7 @@ func TestErrors(t *testing.T) {
 		{"the master is gone meanwhile", nil, NoMaster("start one without --no-master"), "POST", load, body, 503, "no_master", "", "--no-master"},
 		{"busy engine", nil, &generation.Error{Kind: generation.KindNoMemory, Message: "need 2 GB"}, "POST", load, body, 507, "insufficient_memory", "", "need 2 GB"},
 
-		{"swap of what is not loaded", nil, nil, "POST", swap, `{"unload_model_id":"m","load_model_id":"org/New-GGUF"}`, 404, "model_not_loaded", "unload_model_id", "loaded are: org/Ready-GGUF"},
+		{"swap of what is not loaded", nil, refusal(command.NotLoaded), "POST", swap, `{"unload_model_id":"m","load_model_id":"org/New-GGUF"}`, 404, "model_not_loaded", "unload_model_id", "no: not_loaded"},
 		{"swap of what there is not", nil, nil, "POST", swap, `{"unload_model_id":"zzz","load_model_id":"m"}`, 404, "model_not_found", "unload_model_id", "there are"},
 		{"swap for what there is not", nil, nil, "POST", swap, `{"unload_model_id":"ready-gguf","load_model_id":"zzz"}`, 404, "model_not_found", "load_model_id", "there are"},
 		{"swap for itself", nil, nil, "POST", swap, `{"unload_model_id":"ready-gguf","load_model_id":"org/Ready-GGUF"}`, 422, "invalid_value", "load_model_id", "both mean org/Ready-GGUF"},
