@@ -28,7 +28,7 @@ const question = "What is Skein?"
 // saveExact writes it into a folder of its own and gives the folder.
 func saveExact(t *testing.T) string {
 	t.Helper()
-	return filepath.Dir(gguftest.WidenFile(t, demoPath(), exact+".gguf", gguftest.KV("llama.context_length", uint32(1<<15))))
+	return filepath.Dir(gguftest.WidenFile(t, demoPath(), exact, gguftest.KV("llama.context_length", uint32(1<<15))))
 }
 
 // member starts a node of a cluster and waits until it is up. It joins the
