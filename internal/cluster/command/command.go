@@ -15,6 +15,7 @@ package command
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/skein-run/skein/internal/cluster"
@@ -146,7 +147,8 @@ func (d *decision) single() error {
 	if err != nil {
 		return refuse(Invalid, "command %s can't be read: %v", d.command.Kind, err)
 	}
-	if !may(c) {
+	_, dropped := c.(cluster.CommandDropped)
+	if !may(c) && !(dropped && d.command.Offered) {
 		return refuse(Invalid, "%s is no command; it comes of others", d.command.Kind)
 	}
 	if d.command.Offered {
@@ -252,14 +254,22 @@ const nameless = "event:"
 
 // Undo makes the command that offers an event of a losing half to the winner;
 // false if it needs no offer: the master's view of nodes, and why something
-// does not run, are the winner's to find out. What a node of the losing half
+// does not run, are the winner's to find out. That a command was dropped is
+// offered: the winner may know nothing of it. What a node of the losing half
 // released for want of its peers may run well on the other side.
 func Undo(e cluster.Event) (Command, bool) {
-	switch e.Change.(type) {
-	case cluster.SessionBegan, cluster.NodeGone, cluster.WantedProblem, cluster.InstanceReleased, cluster.CommandDropped, nil:
-		return Command{}, false
-	}
 	id := e.Command
+	switch c := e.Change.(type) {
+	case cluster.SessionBegan, cluster.NodeGone, cluster.WantedProblem, cluster.InstanceReleased, nil:
+		return Command{}, false
+	case cluster.CommandDropped:
+		// The log that said what became of a third half's command may lose in
+		// its turn; the promise that no command disappears in silence goes on.
+		if strings.HasPrefix(c.Command, nameless) {
+			return Command{}, false // nobody waits for it
+		}
+		id = ""
+	}
 	switch e.Change.(type) {
 	case cluster.SwapEnded, cluster.SwapUndone, cluster.SwapForgotten:
 		if id == "" {

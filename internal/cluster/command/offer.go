@@ -53,6 +53,9 @@ func (d *decision) already(c cluster.Change) bool {
 	case cluster.SwapForgotten:
 		_, ok := s.Swaps[c.Swap]
 		return !ok
+	case cluster.CommandDropped:
+		_, ok := s.Commands[c.Command]
+		return ok
 	case cluster.KeyAdded:
 		k, ok := s.Keys[c.Key.Name]
 		return ok && k.ID == c.Key.ID && k.Hash == c.Key.Hash

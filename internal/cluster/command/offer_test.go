@@ -46,6 +46,11 @@ func (h *halves) lose(c command.Command, err error) {
 	h.lost = append(h.lost, events...)
 }
 
+// drop has the losing side say that a third one's command is not done.
+func (h *halves) drop(id, reason string) {
+	h.lost = append(h.lost, cluster.Event{Index: h.loser.state.Index + uint64(len(h.lost)) + 1, Session: h.loserSession, Change: cluster.CommandDropped{Command: id, Reason: reason}})
+}
+
 // heal offers what was lost.
 func (h *halves) heal() {
 	h.t.Helper()
@@ -141,6 +146,27 @@ func TestBothSidesLoaded(t *testing.T) {
 	h.heal()
 	if len(h.winner.state.Wanted) != 2 {
 		t.Errorf("wanted: %v", h.winner.state.Wanted)
+	}
+}
+
+// TestDroppedByALogThatLosesToo: a half that took over what a third one had, and
+// dropped it, may lose to yet another. The reason goes on with it.
+func TestDroppedByALogThatLosesToo(t *testing.T) {
+	h := split(t, nil)
+	h.drop("c9", "big was loaded on the other side too, as c1")
+	h.drop("event:e@4/59", "nobody waits for it")
+	h.heal()
+	h.dropped("c9", "big was loaded on the other side too, as c1")
+	if o, ok := h.winner.state.Commands["event:e@4/59"]; ok {
+		t.Errorf("a fact that nobody waits for was offered: %+v", o)
+	}
+	// Where the command was done, it was not dropped.
+	h = split(t, nil)
+	h.winner.do(load("big").Command("c9"))
+	h.drop("c9", "no room")
+	h.heal()
+	if o := h.winner.state.Commands["c9"]; o.Dropped != "" {
+		t.Errorf("what was done is told as dropped: %+v", o)
 	}
 }
 
