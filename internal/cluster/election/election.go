@@ -290,11 +290,13 @@ func (m *Machine) report(s Status, now time.Time) {
 	older := s.Proposed.Compare(m.session) < 0
 	switch {
 	case s.Proposed == m.session && (m.master || theirs != m.cfg.ID) && !(m.grace && claim):
-	case theirs == m.cfg.ID: // not what this node knows of itself; or a term that a restart ended
-		m.send(s.From, m.status())
-	case s.From == m.session.Master && !visible: // it leads no more, and follows who is not to be seen
+	case theirs == m.cfg.ID && (s.From != m.session.Master || s.Clock < m.session.Clock):
+		m.send(s.From, m.status()) // not what this node knows of itself; or a term that a restart ended
+	case s.From == m.session.Master && !visible: // it leads no more, and follows who is not to be seen, or this node
 		if m.ended = true; !m.grace { // else who leads may still be found
 			m.campaign(m.clock+1, "", now)
+		} else if theirs == m.cfg.ID {
+			m.send(s.From, m.status())
 		}
 	case visible && (s.From == m.session.Master || !m.live()):
 		m.follow(s.Proposed)
@@ -379,6 +381,9 @@ func (m *Machine) status() Status {
 	}
 	if m.votes != nil {
 		s.Vote, s.Promote = true, m.promote
+		if own, ok := m.votes[m.cfg.ID]; ok {
+			s.CommandsSeen = own.CommandsSeen // one round, one vote: else who joins in its course ranks it otherwise
+		}
 		if m.cfg.Candidate && !m.master {
 			s.Proposed = ids.Session{Master: m.cfg.ID, Clock: m.clock}
 		}

@@ -426,3 +426,93 @@ func TestGraceOutlastsAnEndedTerm(t *testing.T) {
 		t.Fatalf("after the grace it sends %+v", r.Messages)
 	}
 }
+
+// TestOneVoteForAll: who meets a candidate in the course of a round is told the
+// vote that the others were told, whatever was applied meanwhile. Else b and d,
+// who both wait for c, rank each other differently, and each follows the other.
+func TestOneVoteForAll(t *testing.T) {
+	now := time.Unix(0, 0)
+	machines := map[ids.Node]*Machine{}
+	for _, id := range []ids.Node{"b", "d"} {
+		m, err := New(Config{ID: id, Candidate: true, Timeout: testTimeout, Grace: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		machines[id] = m
+		m.Start(now)
+		m.Join("a", now)
+		m.Join("c", now)
+		if id == "b" {
+			m.Seen(4)
+		}
+		m.Step(Status{From: "a", Clock: 2, Proposed: ids.Session{Master: "a", Clock: 1}, Vote: true}, now)
+		m.Seen(4)
+		m.Ready()
+	}
+	machines["b"].Join("d", now)
+	machines["d"].Join("b", now)
+	for _, msg := range append(machines["b"].Ready().Messages, machines["d"].Ready().Messages...) {
+		machines[msg.To].Step(msg.Status, now)
+	}
+	for _, id := range []ids.Node{"b", "d"} {
+		m := machines[id]
+		m.Tick(now.Add(testTimeout))
+		if want := (ids.Session{Master: "b", Clock: 2}); m.session != want || m.master != (id == "b") {
+			t.Errorf("%s follows %v, and leads: %v", id, m.session, m.master)
+		}
+	}
+}
+
+// TestWhoFollowEachOther: two nodes of which each takes the other for the
+// master find out that neither is.
+func TestWhoFollowEachOther(t *testing.T) {
+	now := time.Unix(0, 0)
+	machines := map[ids.Node]*Machine{}
+	for id, peer := range map[ids.Node]ids.Node{"b": "d", "d": "b"} {
+		m, err := New(Config{ID: id, Candidate: true, Timeout: testTimeout, Grace: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		machines[id] = m
+		m.Start(now)
+		m.Join(peer, now)
+		m.Step(Status{From: peer, Clock: 2, Proposed: ids.Session{Master: peer, Clock: 2}}, now)
+		if m.session.Master != peer {
+			t.Fatalf("%s follows %v", id, m.session)
+		}
+		m.Ready()
+	}
+	wire := []Message{{"d", machines["b"].status()}, {"b", machines["d"].status()}}
+	for sent := 0; len(wire) > 0; sent++ {
+		if sent == 20 {
+			t.Fatalf("they go on telling each other the same: %+v", wire)
+		}
+		m := machines[wire[0].To]
+		m.Step(wire[0].Status, now)
+		wire = append(wire[1:], m.Ready().Messages...)
+	}
+	b, d := machines["b"], machines["d"]
+	if b.session != d.session || b.master == d.master || !b.live() || !d.live() {
+		t.Errorf("b follows %v and leads: %v; d follows %v and leads: %v", b.session, b.master, d.session, d.master)
+	}
+}
+
+// TestMasterOnceFollowed: what a master said before it was elected is no
+// resignation. It is answered.
+func TestMasterOnceFollowed(t *testing.T) {
+	m, err := New(Config{ID: "b", Candidate: true, Timeout: testTimeout, Grace: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(0, 0)
+	leads := ids.Session{Master: "d", Clock: 3}
+	m.Start(now)
+	m.Join("a", now)
+	m.Join("d", now)
+	m.Step(Status{From: "a", Clock: 3, Proposed: leads}, now) // is quicker
+	m.Ready()
+	m.Step(Status{From: "d", Clock: 2, Proposed: ids.Session{Master: "b", Clock: 2}}, now)
+	if r := m.Ready(); m.session != leads || len(r.Messages) != 1 || r.Messages[0].Status.Vote || r.Messages[0].Status.Proposed != leads {
+		t.Errorf("it follows %v and answers %+v", m.session, r.Messages)
+	}
+}
