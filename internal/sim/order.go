@@ -152,7 +152,18 @@ func (n *node) freshest(t *term, answers map[ids.Node][]run) {
 		return
 	}
 	done := false
+	next := func() {
+		if !done && n.term == t {
+			done = true
+			delete(answers, best)
+			n.freshest(t, answers)
+		}
+	}
 	n.w.send(n.opts.ID, best, func(p *node) {
+		if newer(p.runs(), t.session) { // since it answered
+			n.w.send(best, n.opts.ID, func(*node) { next() })
+			return
+		}
 		at := match(p.runs(), mine)
 		rest := slices.Clone(p.entries[at:])
 		n.w.send(best, n.opts.ID, func(*node) {
@@ -165,13 +176,7 @@ func (n *node) freshest(t *term, answers map[ids.Node][]run) {
 			n.serve(t)
 		})
 	})
-	n.after(500*time.Millisecond, func() {
-		if !done && n.term == t {
-			done = true
-			delete(answers, best)
-			n.freshest(t, answers)
-		}
-	})
+	n.after(500*time.Millisecond, next)
 }
 
 // serve takes commands from now on.

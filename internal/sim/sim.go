@@ -68,9 +68,7 @@ type World struct {
 	nodes map[ids.Node]*node
 	names []ids.Node // sorted
 	group map[ids.Node]int
-	last  map[[2]ids.Node]time.Time // arrival of the last message, by link
-	held  map[[2]ids.Node][]func()  // what waits in connections over cut links
-	late  map[[2]ids.Node]time.Time // arrival of the last of what waited so
+	links map[[2]ids.Node]*link
 
 	acked map[string]acked // commands of clients that were acknowledged
 	made  map[string]bool  // ids of commands that made events
@@ -90,7 +88,7 @@ type acked struct {
 func New(o Options) *World {
 	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	w := &World{opts: o, rng: rand.New(rand.NewPCG(o.Seed, 0x736b65696e)), begin: begin, now: begin,
-		nodes: map[ids.Node]*node{}, group: map[ids.Node]int{}, last: map[[2]ids.Node]time.Time{}, held: map[[2]ids.Node][]func(){}, late: map[[2]ids.Node]time.Time{}, acked: map[string]acked{}, made: map[string]bool{}}
+		nodes: map[ids.Node]*node{}, group: map[ids.Node]int{}, links: map[[2]ids.Node]*link{}, acked: map[string]acked{}, made: map[string]bool{}}
 	for _, n := range o.Nodes {
 		w.nodes[n.ID] = newNode(w, n)
 		w.names = append(w.names, n.ID)
@@ -153,50 +151,6 @@ func (w *World) reach(a, b ids.Node) bool {
 	return x.up && y.up && (a == b || w.group[a] == w.group[b])
 }
 
-// send delivers to a node's process, after all that was sent before on the
-// same link. A connection over a link that is cut holds what it has for as long
-// as neither side noticed; what is under way when a process goes is lost.
-func (w *World) send(from, to ids.Node, do func(*node)) {
-	a, b := w.nodes[from], w.nodes[to]
-	if !b.up {
-		return
-	}
-	key := [2]ids.Node{from, to}
-	d := w.between(200*time.Microsecond, 8*time.Millisecond)
-	if w.rng.IntN(50) == 0 { // one that was lost and sent again
-		d += w.between(0, 200*time.Millisecond)
-	}
-	lives, drops := [2]int{a.life, b.life}, [2]int{a.drops[to], b.drops[from]}
-	var arrive func()
-	waited := false
-	arrive = func() {
-		if !waited && w.now.Before(w.late[key]) {
-			waited = true // what the connection held comes before it
-			w.deliver(key, 0, arrive)
-			return
-		}
-		switch {
-		case lives != [2]int{a.life, b.life} || drops != [2]int{a.drops[to], b.drops[from]}:
-		case w.reach(from, to):
-			do(b)
-		default:
-			waited = true
-			w.held[key] = append(w.held[key], arrive)
-		}
-	}
-	w.deliver(key, d, arrive)
-}
-
-// deliver has something arrive, in order.
-func (w *World) deliver(link [2]ids.Node, d time.Duration, arrive func()) {
-	at := w.now.Add(d)
-	if last := w.last[link]; at.Before(last) {
-		at = last
-	}
-	w.last[link] = at
-	w.after(at.Sub(w.now), arrive)
-}
-
 // Start runs a node from what its disk holds.
 func (w *World) Start(id ids.Node) {
 	n := w.nodes[id]
@@ -251,12 +205,7 @@ func (w *World) Cut(sides ...[]ids.Node) {
 					n.after(w.between(500*time.Millisecond, 2*time.Second), func() { n.look(b) })
 				case !before && now:
 					n.after(w.between(10*time.Millisecond, time.Second), func() { n.look(b) })
-					key := [2]ids.Node{a, b}
-					for _, arrive := range w.held[key] {
-						w.deliver(key, w.between(time.Millisecond, 300*time.Millisecond), arrive)
-						w.late[key] = w.last[key]
-					}
-					delete(w.held, key)
+					w.resume(a, b)
 				}
 			}
 		}
