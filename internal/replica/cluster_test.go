@@ -109,8 +109,9 @@ type cluster struct {
 	every uint64
 	clock uint64
 
-	mu    sync.Mutex // guards nodes, cut, streams
+	mu    sync.Mutex // guards what follows
 	nodes map[ids.Node]*member
+	stale map[ids.Node]Status // answers that a node gave before its log changed
 	cut   map[[2]ids.Node]bool
 	conns map[net.Conn][2]ids.Node
 }
@@ -325,6 +326,12 @@ func (l link) Status(_ context.Context, node ids.Node) (Status, error) {
 	n := l.c.node(node)
 	if n == nil || !l.c.reach(l.self, node) {
 		return Status{}, errCut
+	}
+	l.c.mu.Lock()
+	old, ok := l.c.stale[node]
+	l.c.mu.Unlock()
+	if ok {
+		return old, nil
 	}
 	return n.Status()
 }

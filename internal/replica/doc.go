@@ -138,8 +138,9 @@ type Run struct {
 // FollowRequest begins a stream.
 type FollowRequest struct {
 	From ids.Node `json:"from"`
-	// Session is the one that the follower follows. Reading the log of a node
-	// that is no master (Fetch) needs none.
+	// Session is the one that the follower follows. Who reads the log of a node
+	// that is no master (Fetch) is to lead it: a log with entries of a later
+	// session is refused.
 	Session ids.Session `json:"session"`
 	Fetch   bool        `json:"fetch"` // the log as it is, then the end
 	Runs    []Run       `json:"runs"`  // of the follower's log, oldest first

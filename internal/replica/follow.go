@@ -102,6 +102,16 @@ func (r *Replica[S]) take(f frame) (bool, error) {
 		grew = true
 	}
 	if len(f.Entries) > 0 {
+		// Told apart from an error of the disk: a stream that skips something is
+		// begun anew, and this node goes on.
+		r.mu.Lock()
+		last := r.log.last
+		r.mu.Unlock()
+		for i, e := range f.Entries {
+			if want := last + 1 + uint64(i); e.Index != want {
+				return false, fmt.Errorf("the stream gives entry %d where entry %d comes next", e.Index, want)
+			}
+		}
 		if err := r.append(f.Entries); err != nil {
 			return false, fmt.Errorf("%w: %w", errDisk, err)
 		}
@@ -138,6 +148,7 @@ func (r *Replica[S]) rewind(f frame) error {
 		r.mu.Unlock()
 		return nil
 	}
+	r.rewound++ // streams that read this log end
 	if err == nil {
 		// What was applied and is gone now can't be taken out of a value: it
 		// is made again.

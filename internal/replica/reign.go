@@ -143,7 +143,7 @@ func (r *Replica[S]) gather(ctx context.Context, session ids.Session) error {
 		if !answers[i].fresher(own) {
 			break
 		}
-		err := r.copyFrom(ctx, peers[i], ids.Session{}, true)
+		err := r.copyFrom(ctx, peers[i], session, true)
 		if errors.Is(err, errDisk) {
 			return err
 		}
@@ -308,7 +308,13 @@ func (r *Replica[S]) Follow(ctx context.Context, req FollowRequest, stream io.Re
 	out := json.NewEncoder(stream)
 	r.mu.Lock()
 	t, leader, runs, first, last := r.master, r.leader, append([]Run(nil), r.log.runs...), r.log.first, r.log.last
+	newest, rewound := r.log.session(), r.rewound
 	r.mu.Unlock()
+	if req.Fetch && !req.Session.Zero() && newest.Compare(req.Session) > 0 {
+		// It was older when this node told its Status. In a log that ends with a
+		// later session the one who asks could order nothing.
+		return out.Encode(frame{Refused: fmt.Sprintf("this node's log has entries of session %v by now, which is later than %v", newest, req.Session)})
+	}
 	if !req.Fetch && (t == nil || t.session != req.Session) {
 		// The events of a session that this node does not lead are not its to
 		// send: an old master is fenced here.
@@ -328,7 +334,7 @@ func (r *Replica[S]) Follow(ctx context.Context, req FollowRequest, stream io.Re
 		return err
 	}
 	if req.Fetch {
-		return r.send(out, at, last, nil)
+		return r.send(out, at, last, rewound, nil)
 	}
 	f := &follower{wake: make(chan struct{}, 1)}
 	t.mu.Lock()
@@ -346,15 +352,18 @@ func (r *Replica[S]) Follow(ctx context.Context, req FollowRequest, stream io.Re
 	commit := uint64(0)
 	for {
 		r.mu.Lock()
-		end, applied := r.log.last, r.applied
+		end, applied, other := r.log.last, r.applied, r.rewound != rewound
 		r.mu.Unlock()
+		if other {
+			return errRewound
+		}
 		if at < end || applied > commit {
 			var c *uint64
 			if applied > commit {
 				commit = applied
 				c = &commit
 			}
-			if err := r.send(out, at, end, c); err != nil {
+			if err := r.send(out, at, end, rewound, c); err != nil {
 				return err
 			}
 			at = max(at, end)
@@ -372,8 +381,13 @@ func (r *Replica[S]) Follow(ctx context.Context, req FollowRequest, stream io.Re
 	}
 }
 
-// send writes the entries after at, up to end, and what may be applied.
-func (r *Replica[S]) send(out *json.Encoder, at, end uint64, commit *uint64) error {
+// errRewound ends a stream: what comes next in the log does not follow what
+// was sent, and the two together would be a log that nobody wrote.
+var errRewound = errors.New("this node's log gave way to another while it was read; the follower comes again")
+
+// send writes the entries after at, up to end, and what may be applied. The
+// log was rewound so often when the stream began.
+func (r *Replica[S]) send(out *json.Encoder, at, end, rewound uint64, commit *uint64) error {
 	for at < end {
 		entries, ok, err := r.opts.Storage.Entries(at+1, int(min(end-at, 256)))
 		if err != nil {
@@ -381,6 +395,12 @@ func (r *Replica[S]) send(out *json.Encoder, at, end uint64, commit *uint64) err
 		}
 		if !ok || len(entries) == 0 {
 			return errors.New("the log moved on while it was read; the follower comes again")
+		}
+		r.mu.Lock()
+		other := r.rewound != rewound
+		r.mu.Unlock()
+		if other {
+			return errRewound
 		}
 		if err := out.Encode(frame{Entries: entries}); err != nil {
 			return err

@@ -25,6 +25,7 @@ type Replica[S any] struct {
 	state   S          // applied
 	applied uint64     // index of the last applied entry
 	log     logInfo    // of what is on disk
+	rewound uint64     // how often entries of the log were replaced by others
 	leader  ids.Session
 	live    bool // leader has a live master
 	self    bool // it is this node

@@ -178,6 +178,81 @@ func TestNewerTermGivesWay(t *testing.T) {
 	}
 }
 
+// TestNewerTermComesBeforeTheFetch: a log that was old when its node was asked,
+// and has got entries of a newer term when it is read, gives way too. A master
+// that took it would have every command refused.
+func TestNewerTermComesBeforeTheFetch(t *testing.T) {
+	c := newCluster(t, "a", "b")
+	c.elect("a")
+	c.must("a", word("0", "before"))
+	c.agree("before")
+	c.split(true, []ids.Node{"a"}, []ids.Node{"b"})
+	c.clock = 2
+	c.elect("b")
+	c.must("b", word("1", "old"))
+	old, err := c.node("b").Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.stale = map[ids.Node]Status{"b": old}
+	c.clock = 8
+	c.elect("b")
+	c.must("b", word("2", "newer"))
+	c.node("a").Lead(ids.Session{}, false, false)
+	c.node("b").Lead(ids.Session{}, false, false)
+	c.split(false, []ids.Node{"a"}, []ids.Node{"b"})
+	c.clock = 4
+	c.elect("a")
+	b := c.agree("before", "old", "newer")
+	for i := range b.Terms[1:] {
+		if b.Terms[i].Compare(b.Terms[i+1]) > 0 {
+			t.Errorf("sessions go back: %v", b.Terms)
+		}
+	}
+}
+
+// TestStreamEndsWhenTheLogGivesWay: what a slow reader is sent is of one log,
+// though its node leads no more and took another's meanwhile, which is longer.
+func TestStreamEndsWhenTheLogGivesWay(t *testing.T) {
+	for _, fetch := range []bool{false, true} {
+		c := newCluster(t, "a", "b")
+		c.split(true, []ids.Node{"a"}, []ids.Node{"b"})
+		first := c.elect("a")
+		n := 300 // a stream sends 256 at once
+		for i := range n {
+			c.must("a", word(fmt.Sprint("a", i), "a"))
+		}
+		c.elect("b")
+		for i := range n + 50 {
+			c.must("b", word(fmt.Sprint("b", i), "b"))
+		}
+		s, err := link{c, "a"}.Follow(t.Context(), "a", FollowRequest{From: "c", Session: first, Fetch: fetch})
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := newFrames(s, maxFrame)
+		var f frame
+		if err := in.decode(&f); err != nil || f.Match == nil {
+			t.Fatalf("%+v %v", f, err)
+		}
+		c.split(false, []ids.Node{"a"}, []ids.Node{"b"})
+		c.elect("b")
+		c.agree()
+		for {
+			var f frame
+			if in.decode(&f) != nil {
+				break
+			}
+			for _, e := range f.Entries {
+				if e.Session != first {
+					t.Fatalf("fetch %v: entry %d is of %v, in the middle of the log of %v", fetch, e.Index, e.Session, first)
+				}
+			}
+		}
+		_ = s.Close()
+	}
+}
+
 func TestHalvesMeet(t *testing.T) {
 	c := newCluster(t, "a", "b", "c", "d")
 	c.elect("a")
