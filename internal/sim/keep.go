@@ -55,7 +55,7 @@ func (n *node) keep(vitals map[ids.Node]cluster.Vitals, asked time.Time) {
 			return
 		}
 		n.keeping = true
-		n.submit(c, func(r command.Result, err error) {
+		n.submit(c, func(r answer, err error) {
 			if n.term != t {
 				return
 			}
@@ -113,7 +113,7 @@ func (w *World) give(at ids.Node, what string, c command.Command, tries int, end
 	if !n.up {
 		return
 	}
-	n.submit(c, func(r command.Result, err error) {
+	n.submit(c, func(r answer, err error) {
 		var no *command.Refusal
 		switch {
 		case err == nil:

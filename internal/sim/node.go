@@ -190,7 +190,7 @@ func (n *node) changed() {
 		// The new master may not have what the old one was told.
 		n.session = s
 		for _, l := range n.local {
-			l.Told = cluster.ShardReported{}
+			l.Told, l.clearAt = cluster.ShardReported{}, 0
 		}
 	}
 	n.glance()
@@ -240,7 +240,7 @@ func (n *node) introduce() {
 		return
 	}
 	n.facts = true
-	n.submit(c, func(_ command.Result, err error) {
+	n.submit(c, func(_ answer, err error) {
 		n.after(n.w.between(50*time.Millisecond, 500*time.Millisecond), func() {
 			n.facts = false
 			n.introduce() // nothing to say, if it arrived

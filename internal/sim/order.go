@@ -97,11 +97,17 @@ type stream struct {
 	broken bool
 }
 
+// answer is what became of a command.
+type answer struct {
+	command.Result
+	index uint64 // of the log that has all of it
+}
+
 // pending is a command on its way.
 type pending struct {
 	index  uint64
 	result command.Result
-	reply  func(command.Result, error)
+	reply  func(answer, error)
 }
 
 // reign begins a term: the freshest log is taken, then commands are.
@@ -188,7 +194,7 @@ func (n *node) serve(t *term) {
 		n.w.broken("%v", err)
 		return
 	}
-	n.order(c, func(command.Result, error) {})
+	n.order(c, func(answer, error) {})
 	early := n.early
 	n.early = nil
 	for _, do := range early {
@@ -242,9 +248,9 @@ func (n *node) commit(index uint64) {
 }
 
 // submit has a command carried out, here or by the master.
-func (n *node) submit(c command.Command, reply func(command.Result, error)) {
+func (n *node) submit(c command.Command, reply func(answer, error)) {
 	answered := false
-	once := func(r command.Result, err error) {
+	once := func(r answer, err error) {
 		if !answered {
 			answered = true
 			reply(r, err)
@@ -252,31 +258,31 @@ func (n *node) submit(c command.Command, reply func(command.Result, error)) {
 	}
 	switch {
 	case !n.leader.Live:
-		once(command.Result{}, errNoMaster)
+		once(answer{}, errNoMaster)
 		return
 	case n.leader.Self:
 		n.take(c, once)
 	default:
 		from := n.opts.ID
 		n.w.send(from, n.leader.Session.Master, func(m *node) {
-			back := func(r command.Result, err error) {
+			back := func(r answer, err error) {
 				n.w.send(m.opts.ID, from, func(*node) { once(r, err) })
 			}
 			if !m.leader.Self {
-				back(command.Result{}, errNoMaster)
+				back(answer{}, errNoMaster)
 				return
 			}
 			m.take(c, back)
 		})
 	}
-	n.after(confirm, func() { once(command.Result{}, errUnconfirmed) })
+	n.after(confirm, func() { once(answer{}, errUnconfirmed) })
 }
 
 // take is a command that reaches the master.
-func (n *node) take(c command.Command, reply func(command.Result, error)) {
+func (n *node) take(c command.Command, reply func(answer, error)) {
 	switch {
 	case n.term == nil:
-		reply(command.Result{}, errNoMaster)
+		reply(answer{}, errNoMaster)
 	case !n.term.serving:
 		n.early = append(n.early, func() { n.take(c, reply) })
 	default:
@@ -285,10 +291,10 @@ func (n *node) take(c command.Command, reply func(command.Result, error)) {
 }
 
 // order decides a command and writes its events.
-func (n *node) order(c command.Command, reply func(command.Result, error)) {
+func (n *node) order(c command.Command, reply func(answer, error)) {
 	events, result, err := command.Decide(n.states[len(n.states)-1], c, n.term.session, n.clock())
 	if err != nil {
-		reply(command.Result{}, err)
+		reply(answer{}, err)
 		return
 	}
 	for i, e := range events {
@@ -366,7 +372,7 @@ func (n *node) settle() {
 	for len(t.waiting) > 0 && t.waiting[0].index <= safe && n.term == t {
 		p := t.waiting[0]
 		t.waiting = t.waiting[1:]
-		p.reply(p.result, nil)
+		p.reply(answer{p.result, p.index}, nil)
 	}
 }
 
@@ -418,7 +424,7 @@ func (n *node) offer() {
 	number := n.w.count
 	n.offered = number
 	c := n.lost[0]
-	n.submit(c, func(_ command.Result, err error) {
+	n.submit(c, func(_ answer, err error) {
 		if n.offered != number {
 			return
 		}

@@ -20,6 +20,7 @@ type local struct {
 	reserve int64     // bytes that it takes when loaded
 	orphan  time.Time // since when the state does not have it; zero: it has
 	part    string    // name of its bytes on the disk
+	clearAt uint64    // index of the state that knows Told; 0: not yet
 }
 
 // work does what the plan says. It is called when something changed.
@@ -33,6 +34,9 @@ func (n *node) work() {
 		} else if l.orphan.IsZero() {
 			l.orphan = n.w.now
 			n.after(grace, n.work)
+		}
+		if l.clearAt != 0 && n.applied >= l.clearAt {
+			l.Told, l.clearAt = cluster.ShardReported{}, 0 // an instance that is placed again is told of again
 		}
 		if l.orphan.IsZero() || n.w.now.Sub(l.orphan) >= grace {
 			view.Local[k] = l.Local
@@ -163,9 +167,14 @@ func (n *node) report(k plan.Key, l *local, r cluster.ShardReported) {
 		n.w.broken("%v", err)
 		return
 	}
-	l.Told = r
-	n.submit(c, func(_ command.Result, err error) {
-		if err == nil || l.Told != r || n.local[k] != l {
+	l.Told, l.clearAt = r, 0
+	n.submit(c, func(a answer, err error) {
+		if l.Told != r || n.local[k] != l {
+			return
+		}
+		if err == nil {
+			l.clearAt = a.index
+			n.glance()
 			return
 		}
 		n.after(n.w.between(20*time.Millisecond, 500*time.Millisecond), func() {
