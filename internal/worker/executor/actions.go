@@ -316,6 +316,7 @@ func (s *shard) tell() {
 			s.e.mu.Unlock()
 			return
 		}
+		asked := s.e.state
 		s.e.mu.Unlock()
 		index, err := s.submit(r)
 		s.e.mu.Lock()
@@ -326,11 +327,17 @@ func (s *shard) tell() {
 		}
 		var no *command.Refusal
 		if refused := errors.As(err, &no); err == nil || refused {
-			// A refused report is about a state that is newer than the one
-			// here; without an index nothing was changed.
+			// A refused report is about a state that is newer than the one that it
+			// was made of, which may be here by now; without an index nothing was
+			// changed. What a master said that is one no longer may not be in the
+			// log that stands, whose index may never come so far: that counts for
+			// nothing.
 			s.clearAt = max(index, 1)
 			if refused || index == 0 {
-				s.clearAt = s.e.state.Index + 1
+				s.clearAt = asked.Index + 1
+			}
+			if s.e.state.Session != asked.Session {
+				s.clearAt = 1
 			}
 			if refused {
 				s.log.Debug("a report was refused", "phase", r.Phase, "error", err)

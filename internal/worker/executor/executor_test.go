@@ -476,6 +476,49 @@ func TestReports(t *testing.T) {
 	})
 }
 
+// An answer about a report may come when the state has moved on: a refusal,
+// when the newer state is here already, and the word of a master that is one no
+// longer. In neither case the report waits for an event that nobody makes.
+func TestLateAnswers(t *testing.T) {
+	for name, end := range map[string]func(w *world) (uint64, error){
+		"refused": func(w *world) (uint64, error) {
+			w.must(cluster.NodeSeen{Node: cluster.Node{ID: "z"}})
+			time.Sleep(time.Second)
+			return 0, &command.Refusal{Code: command.Stale, Message: "about what was then"}
+		},
+		"lost": func(w *world) (uint64, error) {
+			w.locked(func() { w.session = ids.Session{Master: "z", Clock: 2} })
+			w.must(cluster.SessionBegan{})
+			time.Sleep(time.Second)
+			return 1000, nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t, "a")
+				ready := 0
+				w.late = func(c command.Command) (uint64, error, bool) {
+					if !strings.Contains(string(c.Body), `"phase":"ready"`) {
+						return 0, nil, false
+					}
+					if ready++; ready > 1 {
+						return 0, nil, false
+					}
+					index, err := end(w)
+					return index, err, true
+				}
+				w.start("a")
+				w.place("m", "a")
+				w.waitStatus("m", "ready")
+				synctest.Wait()
+				if ready != 2 {
+					t.Errorf("it was told %d times", ready)
+				}
+			})
+		})
+	}
+}
+
 // When the log of this node's half gives way, its instance is adopted by the
 // other half a moment later: its processes go on. One that is not is stopped.
 func TestAdoption(t *testing.T) {

@@ -32,21 +32,24 @@ type world struct {
 	state   cluster.State
 	changed chan struct{}
 	reports []cluster.ShardReported
+	session ids.Session
 	deny    error // what Submit gives
-	tries   int   // calls of Submit
-	lives   map[string][]*fake
-	loads   map[string][]wire.LoadRequest
-	joins   map[string][]wire.ConnectRequest
-	refuse  map[string]*wire.Failure // answer of a shard to Load
-	hold    map[string]chan struct{} // Load waits for it
-	apart   bool                     // every Connect is refused
-	fetch   map[string]func(ctx context.Context, progress func(done, total int64)) error
-	held    int // slices in use
+	// late gives what Submit does instead, after it let things happen.
+	late   func(command.Command) (index uint64, err error, ok bool)
+	tries  int // calls of Submit
+	lives  map[string][]*fake
+	loads  map[string][]wire.LoadRequest
+	joins  map[string][]wire.ConnectRequest
+	refuse map[string]*wire.Failure // answer of a shard to Load
+	hold   map[string]chan struct{} // Load waits for it
+	apart  bool                     // every Connect is refused
+	fetch  map[string]func(ctx context.Context, progress func(done, total int64)) error
+	held   int // slices in use
 }
 
 func newWorld(t *testing.T, nodes ...ids.Node) *world {
 	w := &world{
-		t: t, changed: make(chan struct{}), lives: map[string][]*fake{}, loads: map[string][]wire.LoadRequest{}, joins: map[string][]wire.ConnectRequest{},
+		t: t, session: ids.Session{Master: "a", Clock: 1}, changed: make(chan struct{}), lives: map[string][]*fake{}, loads: map[string][]wire.LoadRequest{}, joins: map[string][]wire.ConnectRequest{},
 		refuse: map[string]*wire.Failure{}, hold: map[string]chan struct{}{}, fetch: map[string]func(context.Context, func(int64, int64)) error{},
 	}
 	for _, id := range nodes {
@@ -76,7 +79,7 @@ func (w *world) must(c cluster.Change) {
 func (w *world) apply(c command.Command) (uint64, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	events, _, err := command.Decide(w.state, c, ids.Session{Master: "a", Clock: 1}, time.Unix(int64(w.state.Index), 0))
+	events, _, err := command.Decide(w.state, c, w.session, time.Unix(int64(w.state.Index), 0))
 	if err != nil {
 		return 0, err
 	}
@@ -114,8 +117,13 @@ func (w *world) Changes() <-chan struct{} {
 func (w *world) Submit(ctx context.Context, c command.Command) (uint64, error) {
 	w.mu.Lock()
 	w.tries++
-	deny := w.deny
+	deny, late := w.deny, w.late
 	w.mu.Unlock()
+	if late != nil {
+		if index, err, ok := late(c); ok {
+			return index, err
+		}
+	}
 	if deny != nil {
 		return 0, deny
 	}
