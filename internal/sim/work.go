@@ -168,12 +168,16 @@ func (n *node) report(k plan.Key, l *local, r cluster.ShardReported) {
 		return
 	}
 	l.Told, l.clearAt = r, 0
+	asked := n.session
 	n.submit(c, func(a answer, err error) {
 		if l.Told != r || n.local[k] != l {
 			return
 		}
 		if err == nil {
 			l.clearAt = a.index
+			if n.session != asked {
+				l.clearAt = 1 // the log that stands may not have it, nor ever come so far
+			}
 			n.glance()
 			return
 		}
