@@ -270,9 +270,9 @@ func (v *View) download(key cluster.DownloadKey) api.Download {
 	}
 	total := now.Total
 	if total <= 0 {
-		total = told.Bytes
+		total = max(told.Bytes, 0)
 	}
-	done := min(max(now.Done, 0), max(total, 0))
+	done := min(max(now.Done, 0), total)
 	d := api.Download{
 		NodeID: string(key.Node), NodeName: v.name(key.Node), ModelID: key.Model, Status: api.DownloadPending,
 		DownloadedGB: inGB(done), TotalGB: inGB(total), ProgressPercent: percentOf(done, total),
