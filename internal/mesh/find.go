@@ -88,6 +88,8 @@ func (f *finder) run() {
 					t.next = time.Time{}
 				}
 			}
+		case addr := <-f.m.moved:
+			f.add(addr, false)
 		case <-timer.C:
 		}
 		timer.Reset(f.joinDue())

@@ -41,6 +41,13 @@ func (g *gossip) MergeRemoteState([]byte, bool)   {}
 func (g *gossip) NotifyConflict(existing, other *memberlist.Node) {
 	m := (*Mesh)(g)
 	m.refuse(other.Address(), fmt.Sprintf("node id %s is used at %s already; two homes were copied from one: delete node_id in one of them", other.Name, existing.Address()))
+	// Mostly it is a node that died and started again at another port before it
+	// was known to be dead. It holds itself for joined and tries no more, so this
+	// node does, until the id is free.
+	select {
+	case m.moved <- other.Address():
+	default: // so many wait to be tried already
+	}
 }
 
 // NotifyAlive refuses nodes that speak another protocol.

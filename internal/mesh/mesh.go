@@ -126,6 +126,7 @@ type Mesh struct {
 	client   *http.Client
 	list     *memberlist.Memberlist
 	finder   *finder
+	moved    chan string // addresses of nodes whose ids are still held by others
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -206,6 +207,7 @@ func (m *Mesh) start() error {
 		_ = m.server.ServeTLS(m.ln, "", "")
 	})
 	m.wg.Go(m.deliver)
+	m.moved = make(chan string, 16)
 	cfg, err := m.gossipConfig()
 	if err != nil {
 		return err

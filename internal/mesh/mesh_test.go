@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/memberlist"
 	"go.uber.org/goleak"
 
 	"github.com/skein-run/skein/internal/ids"
@@ -364,4 +365,26 @@ func TestWithPort(t *testing.T) {
 			t.Errorf("%s: %s, want %s", in, got, want)
 		}
 	}
+}
+
+// TestMovedNodeIsTried: a node that starts again at another port, before the
+// others know that it died, is refused; they try it until its id is free.
+func TestMovedNodeIsTried(t *testing.T) {
+	a := start(t, "a", nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	old := &memberlist.Node{Name: "b", Addr: net.IPv4(127, 0, 0, 1), Port: 1}
+	again := &memberlist.Node{Name: "b", Addr: net.IPv4(127, 0, 0, 1), Port: uint16(l.Addr().(*net.TCPAddr).Port)}
+	(*gossip)(a.Mesh).NotifyConflict(old, again)
+	for range 2 { // and again, while it is refused
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	a.log.expect(t, "node id b is used at 127.0.0.1:1 already")
 }
