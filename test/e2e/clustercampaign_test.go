@@ -8,8 +8,10 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -57,6 +59,7 @@ func newCampaign(t *testing.T, count int, hosts func(int) *host) *clusterCampaig
 		if hosts != nil {
 			o.on = hosts(i)
 		}
+		o.ports = [2]string{lastingPort(t), lastingPort(t)}
 		f.nodes = append(f.nodes, member(t, first, o))
 	}
 	together(t, f.nodes...)
@@ -144,6 +147,29 @@ func (f *clusterCampaign) command(n *node, method, path, body string) (done bool
 	}
 	f.t.Fatalf("%s %s: status %d: %s", method, path, last.status, last.body)
 	return false
+}
+
+// lastingPort is a free port that is free a moment later too: below those that
+// systems give to outgoing connections, one of which would now and then take
+// the port of a node that is dead for a moment.
+func lastingPort(t *testing.T) string {
+	t.Helper()
+	for range 1000 {
+		port := strconv.Itoa(10000 + rand.N(20000))
+		tcp, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			continue
+		}
+		udp, err := net.ListenPacket("udp", "127.0.0.1:"+port)
+		_ = tcp.Close() // it has served
+		if err != nil {
+			continue
+		}
+		_ = udp.Close()
+		return port
+	}
+	t.Fatal("no port from 10000 to 30000 is free")
+	return ""
 }
 
 // restart starts a node again that was killed, at its ports, and does not wait.
