@@ -269,8 +269,6 @@ func Undo(e cluster.Event) (Command, bool) {
 			return Command{}, false // nobody waits for it
 		}
 		id = ""
-	}
-	switch e.Change.(type) {
 	case cluster.SwapEnded, cluster.SwapUndone, cluster.SwapForgotten:
 		if id == "" {
 			return Command{}, false // the winner sees for itself how a swap goes
