@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/generation"
@@ -273,5 +272,3 @@ func reserved(i cluster.Instance) int64 {
 	}
 	return n
 }
-
-func seconds(d time.Duration) float64 { return d.Seconds() }

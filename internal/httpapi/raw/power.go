@@ -115,7 +115,7 @@ func (m *powerMeter) stop() powerUsage {
 	if first.IsZero() {
 		first = end
 	}
-	out := powerUsage{Elapsed: seconds(end.Sub(m.begin)), Nodes: []nodePower{}, PrefillSeconds: seconds(first.Sub(m.begin)), DecodeSeconds: seconds(end.Sub(first))}
+	out := powerUsage{Elapsed: end.Sub(m.begin).Seconds(), Nodes: []nodePower{}, PrefillSeconds: first.Sub(m.begin).Seconds(), DecodeSeconds: end.Sub(first).Seconds()}
 	for _, id := range slices.Sorted(maps.Keys(m.samples)) {
 		list := m.samples[id]
 		n := nodePower{NodeID: string(id), Samples: len(list), PrefillJoules: energy(list, m.begin, first), GenerationJoules: energy(list, first, end)}
@@ -153,7 +153,7 @@ func energy(list []sample, from, to time.Time) float64 {
 				return s.watts
 			}
 			before := list[i-1]
-			share := seconds(t.Sub(before.at)) / max(seconds(s.at.Sub(before.at)), 1e-9)
+			share := t.Sub(before.at).Seconds() / max(s.at.Sub(before.at).Seconds(), 1e-9)
 			return before.watts + share*(s.watts-before.watts)
 		}
 		return list[len(list)-1].watts
@@ -167,7 +167,7 @@ func energy(list []sample, from, to time.Time) float64 {
 		if next.After(to) {
 			next = to
 		}
-		sum += (at(last) + at(next)) / 2 * seconds(next.Sub(last))
+		sum += (at(last) + at(next)) / 2 * next.Sub(last).Seconds()
 		last = next
 	}
 	return sum
