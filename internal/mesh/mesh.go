@@ -170,7 +170,7 @@ func Start(o Options) (*Mesh, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &Mesh{
 		opts: o, log: o.Logger, boot: newBoot(), identity: identity, ctx: ctx, cancel: cancel,
-		peers: map[ids.Node]*peer{}, refused: map[string]string{}, conns: map[ids.Node]map[*owned]bool{}, events: make(chan Event, 1024),
+		peers: map[ids.Node]*peer{}, refused: map[string]string{}, conns: map[ids.Node]map[*owned]bool{}, events: make(chan Event, 1024), moved: make(chan string, 16),
 	}
 	if o.Secret == "" {
 		m.log.Warn("no --secret: whoever reaches this network and namespace can join the cluster", "namespace", o.Namespace)
@@ -207,7 +207,6 @@ func (m *Mesh) start() error {
 		_ = m.server.ServeTLS(m.ln, "", "")
 	})
 	m.wg.Go(m.deliver)
-	m.moved = make(chan string, 16)
 	cfg, err := m.gossipConfig()
 	if err != nil {
 		return err
