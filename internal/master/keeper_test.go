@@ -454,6 +454,58 @@ func TestLoadPlansAgain(t *testing.T) {
 	})
 }
 
+// TestLoadOfWhatIsNotKnownHere: a node whose state lags plans when it has
+// caught up, and takes no load without a place.
+func TestLoadOfWhatIsNotKnownHere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCell(t)
+		known := c.state.Models["small"]
+		known.Name = "new"
+		c.book.mu.Lock()
+		c.lag, c.old = true, c.state
+		c.book.mu.Unlock()
+		c.change(cluster.ModelKnown{Model: known})
+		go func() {
+			time.Sleep(100 * time.Millisecond) // fake time
+			c.book.mu.Lock()
+			c.lag = false
+			c.note()
+			c.book.mu.Unlock()
+		}()
+		p, err := c.planner.Load(t.Context(), "new", load("new"))
+		if err != nil || len(p.Plans) != 1 || len(p.Result.Instances) != 1 {
+			t.Fatalf("%+v, %v", p, err)
+		}
+	})
+}
+
+// TestLoadOnANodeThatJoins: a node that answers already and is not in the
+// state yet is waited for; one that nobody knows is not.
+func TestLoadOnANodeThatJoins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCell(t)
+		c.gb["new"] = 4
+		go func() {
+			time.Sleep(100 * time.Millisecond) // fake time
+			n := c.state.Nodes["a"]
+			n.ID = "new"
+			c.change(cluster.NodeSeen{Node: n})
+		}()
+		l := load("small")
+		l.Require = []ids.Node{"new"}
+		if _, err := c.planner.Load(t.Context(), "w", l); err != nil || !strings.Contains(c.nodes("w"), "new") {
+			t.Fatalf("%v, on %q", err, c.nodes("w"))
+		}
+		l.Require = []ids.Node{"z"}
+		begin := time.Now()
+		_, err := c.planner.Load(t.Context(), "x", l)
+		var no *replica.Refusal
+		if !errors.As(err, &no) || no.Code != command.UnknownNode || time.Since(begin) > 0 {
+			t.Errorf("%v after %v", err, time.Since(begin))
+		}
+	})
+}
+
 // TestMachineReadsOldAndOdd: entries that can't be read count and change
 // nothing else, so that those after them are in order.
 func TestMachineReadsOldAndOdd(t *testing.T) {

@@ -107,14 +107,15 @@ func (p *Planner) LoadAt(ctx context.Context, id string, l command.Load, instanc
 
 func (p *Planner) load(ctx context.Context, id string, l command.Load, at site) (Planned, error) {
 	l = p.complete(l)
-	return p.again(ctx, "load "+l.Model, func() (Planned, command.Command, error) {
+	return p.again(ctx, "load "+l.Model, l.Require, func() (Planned, command.Command, error) {
 		planned, err := p.plan(ctx, id, l, at)
 		var no *command.Refusal
 		switch {
 		case errors.As(err, &no) && at.seats == nil:
-			// This node's state may be a moment old: the master says how it is. It
-			// takes the load without a place if it knows better.
+			// This node's state may be a moment old: the master says how it is, or
+			// to plan again when the change is here.
 			planned = Planned{Load: l}
+			planned.Load.Placed = true
 		case err != nil:
 			return Planned{}, command.Command{}, refusal(err)
 		}

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/cluster/command"
 	"github.com/skein-run/skein/internal/cluster/placement"
 	"github.com/skein-run/skein/internal/cluster/reconcile"
+	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/replica"
 )
 
@@ -27,7 +29,7 @@ func (p *Planner) PlanSwap(ctx context.Context, w command.Swap) (Planned, error)
 // safe to call again. Errors are *replica.Refusal and those of Submit.
 func (p *Planner) Swap(ctx context.Context, id string, w command.Swap) (Planned, error) {
 	w.Load = p.complete(w.Load)
-	return p.again(ctx, "swap for "+w.Load.Model, func() (Planned, command.Command, error) {
+	return p.again(ctx, "swap for "+w.Load.Model, w.Load.Require, func() (Planned, command.Command, error) {
 		planned, placed, err := p.planSwap(ctx, id, w)
 		var no *command.Refusal
 		switch {
@@ -67,8 +69,9 @@ func (p *Planner) planSwap(ctx context.Context, id string, w command.Swap) (Plan
 	return out, w, nil
 }
 
-// again plans and submits, anew when the cluster changed under the plan.
-func (p *Planner) again(ctx context.Context, what string, plan func() (Planned, command.Command, error)) (Planned, error) {
+// again plans and submits, anew when the cluster changed under the plan, or when
+// one of the nodes is there and the cluster's state has it not yet.
+func (p *Planner) again(ctx context.Context, what string, nodes []ids.Node, plan func() (Planned, command.Command, error)) (Planned, error) {
 	for try := 1; ; try++ {
 		changes := p.opts.State.Changes()
 		planned, c, err := plan()
@@ -82,7 +85,11 @@ func (p *Planner) again(ctx context.Context, what string, plan func() (Planned, 
 			return planned, err
 		}
 		var refused *replica.Refusal
-		if !errors.As(err, &refused) || refused.Code != command.StalePlan || try == replans {
+		if !errors.As(err, &refused) || try == replans {
+			return Planned{}, err
+		}
+		joining := refused.Code == command.UnknownNode && p.joining(ctx, nodes)
+		if refused.Code != command.StalePlan && !joining {
 			return Planned{}, err
 		}
 		wait := time.NewTimer(stale)
@@ -96,4 +103,15 @@ func (p *Planner) again(ctx context.Context, what string, plan func() (Planned, 
 			return Planned{}, fmt.Errorf("%s: %w", what, context.Cause(ctx))
 		}
 	}
+}
+
+// joining tells whether one of the nodes answers here that is not in the state.
+func (p *Planner) joining(ctx context.Context, nodes []ids.Node) bool {
+	vitals, err := p.opts.Vitals.Vitals(ctx, time.Now().Add(-fresh))
+	state, _ := p.opts.State.State()
+	return err == nil && slices.ContainsFunc(nodes, func(id ids.Node) bool {
+		_, answers := vitals[id]
+		_, known := state.Nodes[id]
+		return answers && !known
+	})
 }

@@ -403,7 +403,6 @@ func TestRoles(t *testing.T) {
 		}
 		contains(t, r.body, "--no-master")
 	}
-	// Where the file is not known yet the master takes a load to place it later.
 	for _, n := range []*node{a, b} {
 		eventually(t, "the model to be known", func() bool {
 			return n.post("/v1/cluster/models/load", fmt.Sprintf(`{"model_id":%q,"min_nodes":2,"dry_run":true}`, exact)).status == http.StatusOK

@@ -204,6 +204,7 @@ func TestRefusals(t *testing.T) {
 		{"nodes", command.NotEnoughNodes, "4 nodes are wanted and 3 workers are online", with(func(l *command.Load) { l.MinNodes = 4 })},
 		{"id taken", command.Conflict, "w0 is wanted already, for org/small; choose another id", with(func(l *command.Load) { l.ID = "w0" })},
 		{"too many places", command.StalePlan, "2 places", with(func(l *command.Load) { l.Instances = make([]cluster.Instance, 2) })},
+		{"no place", command.StalePlan, "plan again", with(func(l *command.Load) { l.Placed = true })},
 		{"unload unknown", command.UnknownModel, "there are: big", mustCommand(command.Unload{Model: "none"}.Command("c"))},
 		{"unload", command.NotLoaded, "loaded are: org/small", mustCommand(command.Unload{Model: "big"}.Command("c"))},
 		{"drain", command.UnknownNode, "there are: a, b, c", of(cluster.NodeDrained{Node: "z"})},

@@ -27,6 +27,9 @@ type Load struct {
 	// or fewer. Their Wanted and Model are set here. What has no place is
 	// placed by the master.
 	Instances []cluster.Instance `json:"instances,omitempty"`
+	// Placed loads are refused with StalePlan where a replica has no place: who
+	// gives the command plans again.
+	Placed bool `json:"placed,omitempty"`
 }
 
 // Command makes the command. It needs an id, which also names what is wanted.
@@ -148,6 +151,9 @@ func (d *decision) load(l Load) error {
 	}
 	if len(l.Instances) > len(missing) {
 		return refuse(StalePlan, "%d places are given for %d replicas of %s", len(l.Instances), len(missing), l.Model)
+	}
+	if l.Placed && len(l.Instances) < len(missing) {
+		return refuse(StalePlan, "%s could not be planned where it was asked for, from a state that is older than the master's; plan again", l.Model)
 	}
 	d.result.Model = l.Model
 	for n, w := range missing {
