@@ -45,11 +45,9 @@ func (d *decision) already(c cluster.Change) bool {
 		_, ok := s.Swaps[c.Swap.ID]
 		return ok
 	case cluster.SwapEnded:
-		w, ok := s.Swaps[c.Swap]
-		return !ok || w.Undone != ""
+		return swapOver(s, c.Swap)
 	case cluster.SwapUndone:
-		w, ok := s.Swaps[c.Swap]
-		return !ok || w.Undone != ""
+		return swapOver(s, c.Swap)
 	case cluster.SwapForgotten:
 		_, ok := s.Swaps[c.Swap]
 		return !ok
@@ -68,6 +66,12 @@ func (d *decision) already(c cluster.Change) bool {
 		return x.Phase == c.Phase && x.Incarnation == c.Incarnation && x.Link == c.Link && x.Error == c.Error
 	}
 	return false
+}
+
+// swapOver tells that a swap has ended one way or the other.
+func swapOver(s cluster.State, id string) bool {
+	w, ok := s.Swaps[id]
+	return !ok || w.Undone != ""
 }
 
 // offered carries out a change that was acknowledged by the half that lost a
