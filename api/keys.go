@@ -54,12 +54,13 @@ type RevokeKeyAnswer struct {
 
 // Audit tells who gave a command.
 type Audit struct {
-	Timestamp float64 `json:"timestamp" doc:"Unix seconds, by the master's clock"`
+	Timestamp float64 `json:"timestamp" doc:"Unix seconds, by the master's clock; of a refusal, the last of its kind by its node's clock"`
 	Key       string  `json:"key" doc:"Name of the key; config:NAME: one of a node's configuration; local: a command on the node's own machine; open: no key was needed"`
 	NodeID    string  `json:"node_id" doc:"The node that took it"`
-	CommandID string  `json:"command_id"`
-	What      string  `json:"what" example:"load org/Model-GGUF"`
+	CommandID string  `json:"command_id" doc:"Empty of what was refused"`
+	What      string  `json:"what" example:"load org/Model-GGUF" doc:"Of what was refused: its method and route"`
 	Result    string  `json:"result" doc:"done, or why not"`
+	Count     int     `json:"count" example:"1" doc:"How many: refusals of one kind are counted while no minute passes without one, and told at the 1st, 2nd, 4th, 8th"`
 }
 
 // AuditList is the answer of GET /v1/cluster/audit, oldest first.

@@ -44,6 +44,10 @@ type Vitals struct {
 	Fetched []string `json:"fetched,omitempty"`
 	Tasks   []Task   `json:"tasks"` // of this node's API clients
 
+	// Refusals are the commands that this node's API refused lately, the newest
+	// last.
+	Refusals []Refusal `json:"refusals,omitempty"`
+
 	// Links are the lines to peers that this node has measured.
 	Links map[ids.Node]placement.Line `json:"links,omitempty"`
 }
@@ -107,6 +111,19 @@ type Task struct {
 	Model    string  `json:"model"`
 	Instance string  `json:"instance"` // "" while it waits for one
 	Age      float64 `json:"age"`      // s since it came in, at Vitals.At
+}
+
+// Refusal is a command that an API refused: by the role of its key, since it
+// made no sense, or as the master said. The same again is counted.
+type Refusal struct {
+	Key    string    `json:"key"`  // name
+	What   string    `json:"what"` // method and route
+	Status int       `json:"status"`
+	Code   string    `json:"code,omitempty"`
+	Reason string    `json:"reason"` // of the last one
+	Count  int       `json:"count"`
+	First  time.Time `json:"first"` // by the node's own clock, as Last
+	Last   time.Time `json:"last"`
 }
 
 // Device gives the vitals of a memory; false if they are not told.

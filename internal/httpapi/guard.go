@@ -89,6 +89,8 @@ func turnedAway(v access.Verdict) string {
 	return "no API key was given: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
 }
 
+const codeInsufficientRole = "insufficient_role"
+
 // permit lets a request to its route if its caller has what the route needs,
 // or answers it.
 func permit(w http.ResponseWriter, r *http.Request, path string) bool {
@@ -98,7 +100,7 @@ func permit(w http.ResponseWriter, r *http.Request, path string) bool {
 		return true
 	}
 	WriteError(w, &Error{
-		Status: http.StatusForbidden, Type: TypePermission, Code: "insufficient_role",
+		Status: http.StatusForbidden, Type: TypePermission, Code: codeInsufficientRole,
 		Message: fmt.Sprintf("%s %s needs a key with the role %s, and the key %s has the role %s", r.Method, clip(r.URL.Path, 200), need.Role(), caller.Name, caller.Role),
 	})
 	return false

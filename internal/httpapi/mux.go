@@ -26,9 +26,10 @@ type Mux interface {
 type routes struct {
 	mux      *http.ServeMux
 	patterns []string // "METHOD /path", as registered
+	refused  Refused
 }
 
-func newRoutes() *routes { return &routes{mux: http.NewServeMux()} }
+func newRoutes(refused Refused) *routes { return &routes{mux: http.NewServeMux(), refused: refused} }
 
 // Handle registers a route. The handler is reached by callers alone who have
 // what the table of package access asks for this very pattern.
@@ -38,8 +39,10 @@ func (m *routes) Handle(pattern string, handler http.Handler) {
 		path = pattern
 	}
 	m.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		if permit(w, r, path) {
-			handler.ServeHTTP(w, r)
+		watched, done := m.watch(w, r, path)
+		defer done()
+		if permit(watched, r, path) {
+			handler.ServeHTTP(watched, r)
 		}
 	})
 	m.patterns = append(m.patterns, pattern)

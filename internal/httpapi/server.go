@@ -67,6 +67,9 @@ type Options struct {
 	// MaxBody in bytes; 0: DefaultMaxBody.
 	MaxBody int64
 
+	// Refused is told of commands that were refused; nil: nobody is.
+	Refused Refused
+
 	Log *slog.Logger
 }
 
@@ -128,7 +131,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		options: o,
 		guard:   newGuard(door, o.AllowedOrigins, o.AllowedHosts),
-		routes:  newRoutes(),
+		routes:  newRoutes(o.Refused),
 		served:  make(chan struct{}),
 		fresh:   map[net.Conn]struct{}{},
 	}

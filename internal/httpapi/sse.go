@@ -79,6 +79,13 @@ func (s *EventStream) clearDeadline() {
 	}
 }
 
+// keepOpen keeps a connection open, and says nothing.
+const keepOpen = ": keep-alive\n\n"
+
+// Begin answers at once, with a comment: for clients that take silence for a
+// failure. What comes after can't be a plain error any more.
+func (s *EventStream) Begin() error { return s.Send([]byte(keepOpen)) }
+
 // keepAlive runs on the timer's goroutine. The timer is not reset with every
 // event, which would cost more than the event: it looks when it fires.
 func (s *EventStream) keepAlive() {
@@ -91,7 +98,7 @@ func (s *EventStream) keepAlive() {
 		s.timer.Reset(left)
 		return
 	}
-	if s.send([]byte(": keep-alive\n\n")) == nil {
+	if s.send([]byte(keepOpen)) == nil {
 		s.timer.Reset(s.interval)
 	}
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"github.com/skein-run/skein/internal/cluster/command"
 	"github.com/skein-run/skein/internal/cluster/placement"
 	"github.com/skein-run/skein/internal/generation"
+	"github.com/skein-run/skein/internal/httpapi/access"
 	"github.com/skein-run/skein/internal/httpapi/openai"
 	"github.com/skein-run/skein/internal/httpapi/raw/shape"
 	"github.com/skein-run/skein/internal/ids"
@@ -91,13 +93,43 @@ func (c exoCommands) Discard(ctx context.Context, node ids.Node, model string) e
 	return c.download(ctx, node, control.Discard, model)
 }
 
-// Cancel implements raw.Commands.
+// Cancel implements raw.Commands. Ending one's own request is told nobody, as
+// hanging up is not.
 func (c exoCommands) Cancel(ctx context.Context, request string) (found bool, silent int) {
-	found, silent = c.control.CancelRequest(ctx, request)
+	caller, _ := access.Of(ctx)
+	if !caller.May(access.NeedManage) {
+		return c.control.CancelRequest(ctx, request, control.Canceller{Owner: caller.Owner()})
+	}
+	found, silent = c.control.CancelRequest(ctx, request, control.Canceller{Any: true})
 	if found {
 		c.audits.note(ctx, rand.Text(), "cancel request "+request, nil)
 	}
 	return found, silent
+}
+
+// exoModels are the models for exo's API.
+type exoModels struct {
+	openai *openai.API
+	clustered
+}
+
+// Model implements raw.Models.
+func (m exoModels) Model(ctx context.Context, name string) (json.RawMessage, error) {
+	return m.openai.ModelObject(ctx, name)
+}
+
+// Added implements raw.Models.
+func (m exoModels) Added(ctx context.Context) (map[string][]ids.Node, int) {
+	return m.control.Added(ctx)
+}
+
+// Unlist implements raw.Models.
+func (m exoModels) Unlist(ctx context.Context, model string) ([]ids.Node, int, error) {
+	from, silent, err := m.control.Unlist(ctx, model)
+	for _, id := range from {
+		m.audits.note(ctx, rand.Text(), fmt.Sprintf("take %s off the list of node %s", model, id), nil)
+	}
+	return from, silent, err
 }
 
 // Events implements raw.Cluster.

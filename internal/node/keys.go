@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/skein-run/skein/internal/cluster"
@@ -37,7 +38,8 @@ func (c clustered) RevokeKey(ctx context.Context, id, name string) (int, error) 
 }
 
 // audits writes into the cluster's log what somebody did that no command tells
-// of.
+// of. What was refused is none of it: who may not, or can't, would make the
+// log grow as fast as it asks (access.Refusals has those).
 type audits struct {
 	control *control.Control
 	log     *slog.Logger
@@ -51,15 +53,10 @@ const noteTime = 2 * time.Second
 const maxNote = 300
 
 func (a audits) note(ctx context.Context, id, what string, failure error) {
-	if _, ok := httpapi.CallerOf(ctx); !ok {
+	if _, ok := httpapi.CallerOf(ctx); !ok || failure != nil {
 		return
 	}
-	result := "done"
-	if failure != nil {
-		result = "refused: " + failure.Error()
-	}
-	short := func(s string) string { return s[:min(len(s), maxNote)] }
-	cmd, err := command.Of(id, cluster.Audited{What: short(what), Result: short(result)})
+	cmd, err := command.Of(id, cluster.Audited{What: strings.ToValidUTF8(what[:min(len(what), maxNote)], ""), Result: "done"})
 	if err == nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTime)
 		defer cancel()

@@ -39,7 +39,8 @@ func (a *alone) Snapshot(ctx context.Context) (view.Inputs, error) {
 	memory := placement.Device{Total: int64(facts.MemoryTotal)}
 	vitals := cluster.Vitals{
 		At: now, Uptime: now.Sub(n.begun).Seconds(), Chip: facts.Chip, OS: facts.System,
-		Devices: []cluster.DeviceVitals{{Kind: "cpu", Total: memory.Total, Available: int64(facts.MemoryAvailable)}},
+		Devices:  []cluster.DeviceVitals{{Kind: "cpu", Total: memory.Total, Available: int64(facts.MemoryAvailable)}},
+		Refusals: n.refusals.List(),
 	}
 	if space, err := hostinfo.Disk(ctx, n.opts.Home.Dir()); err == nil {
 		vitals.Disk = &cluster.Space{Total: int64(space.Total), Free: int64(space.Free)}

@@ -19,10 +19,12 @@ import (
 	"time"
 
 	"github.com/skein-run/skein/internal/catalog"
+	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/config"
 	"github.com/skein-run/skein/internal/engine"
 	"github.com/skein-run/skein/internal/home"
 	"github.com/skein-run/skein/internal/httpapi"
+	"github.com/skein-run/skein/internal/httpapi/access"
 	"github.com/skein-run/skein/internal/httpapi/manage"
 	"github.com/skein-run/skein/internal/httpapi/mcp"
 	"github.com/skein-run/skein/internal/httpapi/openai"
@@ -79,6 +81,8 @@ type Node struct {
 	texts   *texts
 	stops   []stop // last in, first out
 
+	refusals *access.Refusals // what the API refused
+
 	background sync.WaitGroup // unloads under way
 }
 
@@ -101,6 +105,9 @@ func New(o Options) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{opts: o, log: o.Logger, begun: time.Now()}
+	n.refusals = access.NewRefusals(time.Now, func(r cluster.Refusal) {
+		o.Logger.Info("audit", "key", r.Key, "node", n.id, "what", r.What, "result", "refused: "+r.Reason, "times", r.Count)
+	})
 	if n.id, err = o.Home.NodeID(); err != nil {
 		return nil, err
 	}
@@ -158,7 +165,7 @@ func (n *Node) controlled(lib *library.Library, found *engine.Engine) error {
 			Executable: o.Executable, Build: o.Version, Engine: EngineSpec(found), Env: append(os.Environ(), "GGML_NO_BACKTRACE=1"), Logger: o.Logger,
 		},
 		Load: loadDefaults(o.Config), Context: contextOr(o.Config.Context), Slots: max(1, o.Config.Slots), Queue: queue(o.Config.Queue),
-		Alone: o.Config.Cluster.Namespace == "", Logger: o.Logger,
+		Alone: o.Config.Cluster.Namespace == "", Refusals: n.refusals.List, Logger: o.Logger,
 	})
 	if err != nil {
 		return err
@@ -192,7 +199,7 @@ func (n *Node) mount(lib *library.Library, found *engine.Engine) error {
 	var err error
 	n.server, err = httpapi.New(httpapi.Options{
 		Address: net.JoinHostPort(o.Config.APIHost, strconv.Itoa(o.Config.APIPort)),
-		Access:  n.access(), AllowedOrigins: o.Config.AllowOrigins, AllowedHosts: n.hosts(), Log: o.Logger,
+		Access:  n.access(), AllowedOrigins: o.Config.AllowOrigins, AllowedHosts: n.hosts(), Refused: n.refusals.Add, Log: o.Logger,
 	})
 	if err != nil {
 		return err
@@ -235,7 +242,7 @@ func (n *Node) mount(lib *library.Library, found *engine.Engine) error {
 	}
 	e := exoCommands{c}
 	n.exo, err = raw.New(raw.Options{
-		Cluster: e, Commands: e, Chat: exoChat{chat, n.texts}, Onboarding: onboarding{o.Home.Dir()}, Node: ids.Node(n.id), Log: o.Logger, Explain: manage.Explain,
+		Cluster: e, Commands: e, Chat: exoChat{chat, n.texts}, Models: exoModels{chat, c}, Onboarding: onboarding{o.Home.Dir()}, Node: ids.Node(n.id), Log: o.Logger, Explain: manage.Explain,
 	})
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/cluster/command"
 	"github.com/skein-run/skein/internal/generation"
+	"github.com/skein-run/skein/internal/httpapi/access"
 	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/library"
 	"github.com/skein-run/skein/internal/node/control"
@@ -177,7 +178,8 @@ func (s shared) acquire(ctx context.Context, name string, by request) (place, er
 	if err != nil {
 		return place{}, err
 	}
-	running, end := s.control.Tasks().Begin("chat", full, by.id, by.cancel)
+	caller, _ := access.Of(ctx)
+	running, end := s.control.Tasks().Begin("chat", full, by.id, caller.Owner(), by.cancel)
 	release := func() { end(); leave() }
 	m, err := s.control.Router().Model(ctx, full)
 	if err != nil {

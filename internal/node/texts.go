@@ -130,7 +130,7 @@ func (t *texts) facts(e library.Entry) openai.Facts {
 	c := shape.CardOf(m)
 	return openai.Facts{
 		Bytes: c.StorageSize.InBytes, TrainedContext: c.ContextLength, Tensor: c.SupportsTensor, Family: c.Family,
-		Quantization: c.Quantization, Base: c.BaseModel, Missing: ok && missing && len(e.Paths) == 0,
+		Quantization: c.Quantization, Base: c.BaseModel, Added: e.Source == library.SourceAdded, Missing: ok && missing && len(e.Paths) == 0,
 	}
 }
 

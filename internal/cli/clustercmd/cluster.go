@@ -148,6 +148,9 @@ func (e Env) line(event api.Event) string {
 	case event.Audit != nil:
 		a := event.Audit
 		what = fmt.Sprintf("%s by key %s at %s: %s", a.What, a.Key, a.NodeID, a.Result)
+		if a.Count > 1 {
+			what += fmt.Sprintf(" (%d times)", a.Count)
+		}
 	case event.MasterNodeID != nil:
 		what = "there is none any more"
 		if *event.MasterNodeID != "" {

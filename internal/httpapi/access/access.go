@@ -14,6 +14,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -38,6 +39,20 @@ type Caller struct {
 
 	id                    string // of the key
 	perMinute, concurrent int    // 0: as many as it likes
+	owner                 string // as Owner gives it
+}
+
+// Owner names who opened a request, so that it can be told later that somebody
+// else is not the same, on any node. It tells the key and nothing of its
+// secret, and is another one if a key is revoked and one of its name is made.
+// "": nobody, who owns nothing.
+func (c Caller) Owner() string { return c.owner }
+
+// ownerOf makes the owner of a key of a node's configuration. Nodes may give
+// one name to different secrets, and different names to one: the secret it is.
+func ownerOf(hash [sha256.Size]byte) string {
+	sum := sha256.Sum256(append([]byte("skein: who opened a request\x00"), hash[:]...))
+	return "config/" + hex.EncodeToString(sum[:16])
 }
 
 // May tells whether the caller has what is needed.
@@ -116,7 +131,8 @@ func New(o Options) (*Door, error) {
 		if name == "" {
 			name = fmt.Sprintf("api-key-%d", i+1)
 		}
-		d.known = append(d.known, known{Caller{Name: prefixFile + ":" + name, Role: k.Role}, sha256.Sum256([]byte(k.Secret))})
+		hash := sha256.Sum256([]byte(k.Secret))
+		d.known = append(d.known, known{Caller{Name: prefixFile + ":" + name, Role: k.Role, owner: ownerOf(hash)}, hash})
 	}
 	if o.Local != "" {
 		d.local, d.hasLocal = sha256.Sum256([]byte(o.Local)), true
@@ -160,7 +176,7 @@ func (d *Door) Admit(r *http.Request) (Caller, Verdict) {
 			if k.Expired(now) {
 				into = &late
 			}
-			match(hash, k.Hash, Caller{Name: k.Name, Role: k.Role, id: k.ID, perMinute: k.PerMinute, concurrent: k.Concurrent}, into)
+			match(hash, k.Hash, Caller{Name: k.Name, Role: k.Role, id: k.ID, perMinute: k.PerMinute, concurrent: k.Concurrent, owner: "key/" + k.ID}, into)
 		}
 		for _, k := range d.known {
 			match(hash, k.hash, k.caller, &found)

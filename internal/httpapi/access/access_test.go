@@ -3,6 +3,7 @@ package access
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -319,3 +320,42 @@ func FuzzGiven(f *testing.F) {
 		}
 	})
 }
+
+// Whose a request is: a key of the cluster is itself by its id, one of a
+// configuration by its secret, and nothing of that tells the secret.
+func TestOwner(t *testing.T) {
+	hash := func(s string) [sha256.Size]byte { return sha256.Sum256([]byte(s)) }
+	owner := func(keys []Key, cluster map[string]cluster.Key, secret string) string {
+		d, err := New(Options{Keys: keys, Cluster: func() map[string]clusterKey { return cluster }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequest("POST", "/", nil)
+		r.Header.Set("X-Api-Key", secret)
+		c, v := d.Admit(r)
+		if v != Welcome {
+			t.Fatalf("verdict %d of %q", v, secret)
+		}
+		return c.Owner()
+	}
+	ci := func(id string) map[string]clusterKey {
+		return map[string]clusterKey{"ci": {Name: "ci", ID: id, Role: cluster.RoleChat, Hash: hash("s")}}
+	}
+	if a, b := owner(nil, ci("1"), "s"), owner(nil, ci("2"), "s"); a == b || a == "" {
+		t.Errorf("a key and a later one of its name are %q and %q", a, b)
+	}
+	chat := func(name, secret string) []Key { return []Key{{Name: name, Role: cluster.RoleChat, Secret: secret}} }
+	one, same, other := owner(chat("a", "x"), nil, "x"), owner(chat("b", "x"), nil, "x"), owner(chat("a", "y"), nil, "y")
+	if one != same || one == other || one == "" {
+		t.Errorf("one secret by two names: %q, %q; another by one of them: %q", one, same, other)
+	}
+	sum := hash("x")
+	if strings.Contains(one, hex.EncodeToString(sum[:8])) {
+		t.Errorf("%s has the secret's hash", one)
+	}
+	if (Caller{}).Owner() != "" {
+		t.Error("nobody owns something")
+	}
+}
+
+type clusterKey = cluster.Key

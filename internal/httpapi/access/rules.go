@@ -51,6 +51,8 @@ var table = []rule{
 
 	// Where exo's clients look.
 	{"/models", map[string]Need{get: NeedKey}},
+	{"/models/", map[string]Need{get: NeedKey, other: NeedManage}},
+	{"/models/custom", map[string]Need{get: NeedRead}},
 	{"/state", map[string]Need{get: NeedRead}},
 	{"/state/", map[string]Need{get: NeedRead}},
 	{"/events", map[string]Need{get: NeedRead}},
@@ -58,8 +60,9 @@ var table = []rule{
 	{"/instance", map[string]Need{post: NeedManage}},
 	{"/instance/", map[string]Need{get: NeedRead, other: NeedManage}},
 	{"/download/", map[string]Need{get: NeedRead, other: NeedManage}},
-	// Anybody's request, by its id; who has chat ends its own by hanging up.
-	{"/v1/cancel/", map[string]Need{post: NeedManage}},
+	// Who has chat ends its own requests, who may manage any: the handler sees
+	// to that.
+	{"/v1/cancel/", map[string]Need{post: NeedChat}},
 	{"/bench/chat/completions", map[string]Need{post: NeedChat}},
 	{"/onboarding", map[string]Need{get: NeedRead, post: NeedManage}},
 	{"/v1/feature-flags", map[string]Need{get: NeedRead}},
@@ -97,6 +100,17 @@ func Rule(method, path string) (need Need, said bool) {
 		return NeedRead, false
 	}
 	return NeedManage, false
+}
+
+// Command tells whether a method on a pattern changes something that is not the
+// caller's own request, so that its refusal is worth telling.
+func Command(method, path string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return false
+	}
+	need, _ := Rule(method, path)
+	return need == NeedManage || strings.HasPrefix(path, "/v1/cancel/")
 }
 
 // has tells whether a role has what is needed.

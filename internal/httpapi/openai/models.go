@@ -2,6 +2,7 @@ package openai
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"net/http"
 	"slices"
@@ -40,7 +41,7 @@ func objectOf(m Model) modelObject {
 	o := modelObject{
 		ID: m.ID, Object: "model", Created: m.Created, OwnedBy: m.OwnedBy, Loaded: m.Loaded,
 		HuggingFaceID: m.ID, Name: m.ID[strings.LastIndexByte(m.ID, '/')+1:], Tags: []string{}, StorageSize: (m.Facts.Bytes + 1<<19) >> 20,
-		SupportsTensor: m.Facts.Tensor, Tasks: []string{"TextGeneration"}, Family: m.Facts.Family, Quantization: m.Facts.Quantization,
+		SupportsTensor: m.Facts.Tensor, Tasks: []string{"TextGeneration"}, IsCustom: m.Facts.Added, Family: m.Facts.Family, Quantization: m.Facts.Quantization,
 		BaseModel: m.Facts.Base, Capabilities: []string{"text"}, ReasoningDialect: "none",
 	}
 	if n := cmp.Or(m.ContextLength, m.Facts.TrainedContext); n > 0 {
@@ -88,6 +89,16 @@ func (a *API) model(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.answer(w, r, objectOf(m))
+}
+
+// ModelObject is a model as GET /models lists it, for dialects that show it
+// elsewhere. Errors are *generation.Error.
+func (a *API) ModelObject(ctx context.Context, name string) (json.RawMessage, error) {
+	m, err := a.options.Engine.Model(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(objectOf(m))
 }
 
 // answer sends a whole JSON response.

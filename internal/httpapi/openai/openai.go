@@ -44,6 +44,8 @@ type Facts struct {
 	Family         string // "qwen"
 	Quantization   string // "Q4_K_M"
 	Base           string // the name without the quantization
+	// Added: somebody registered the file on this node.
+	Added bool
 	// Missing: no node that has the files is online.
 	Missing bool
 }

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/httpapi"
 	"github.com/skein-run/skein/internal/httpapi/raw/shape"
@@ -258,17 +257,9 @@ func (d *Dialect) stats(ctx context.Context, b *benchRun) benchStats {
 	if in, err := d.o.Cluster.Snapshot(ctx); err == nil {
 		for _, i := range shape.Instances(in.State) {
 			if i.Model == b.req.Model {
-				s.Memory.InBytes = max(s.Memory.InBytes, reserved(i))
+				s.Memory.InBytes = max(s.Memory.InBytes, i.Memory())
 			}
 		}
 	}
 	return s
-}
-
-func reserved(i cluster.Instance) int64 {
-	var n int64
-	for _, x := range i.Shards {
-		n += x.Reserve
-	}
-	return n
 }

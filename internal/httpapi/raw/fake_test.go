@@ -2,6 +2,7 @@ package raw_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -245,7 +246,7 @@ func (w *world) Model(_ context.Context, name string) (openai.Model, error) {
 	if name != smol {
 		return openai.Model{}, &generation.Error{Kind: generation.KindModelNotFound, Message: "there is no model " + name}
 	}
-	return openai.Model{ID: smol}, nil
+	return openai.Model{ID: smol, Facts: openai.Facts{TrainedContext: 8192}}, nil
 }
 
 // Generate says "word" as often as it is asked to.
@@ -277,6 +278,27 @@ func (c chat) Generate(ctx context.Context, req generation.Request, emit func(ge
 	return c.world.Generate(ctx, req, emit)
 }
 
+// models are those of the world; n1 and n2 have smol on their lists.
+type models struct {
+	*openai.API
+	*world
+}
+
+func (m models) Model(ctx context.Context, name string) (json.RawMessage, error) {
+	return m.ModelObject(ctx, name)
+}
+
+func (w *world) Added(context.Context) (map[string][]ids.Node, int) {
+	return map[string][]ids.Node{smol: {"n1", "n2"}}, 0
+}
+
+func (w *world) Unlist(_ context.Context, model string) ([]ids.Node, int, error) {
+	if err := w.errand("unlist " + model); err != nil || model != smol {
+		return nil, 1, err
+	}
+	return []ids.Node{"n1", "n2"}, 0, nil
+}
+
 func (w *world) Done() (bool, error) { return len(w.errands) > 0, nil }
 func (w *world) Finish() error       { return w.errand("finish onboarding") }
 
@@ -289,7 +311,7 @@ func serve(t testing.TB, w *world, change ...func(*raw.Options)) http.Handler {
 		t.Fatal(err)
 	}
 	n := 0
-	o := raw.Options{Cluster: w, Commands: w, Chat: chat{api, w}, Onboarding: w, Node: "n1", Log: log, Explain: manage.Explain,
+	o := raw.Options{Cluster: w, Commands: w, Chat: chat{api, w}, Models: models{api, w}, Onboarding: w, Node: "n1", Log: log, Explain: manage.Explain,
 		Name: func() string { n++; return fmt.Sprintf("id-%d", n) }, Now: func() time.Time { return now }, Patience: time.Millisecond}
 	for _, c := range change {
 		c(&o)

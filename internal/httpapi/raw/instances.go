@@ -396,7 +396,7 @@ func (d *Dialect) await(w http.ResponseWriter, r *http.Request) error {
 	}
 	events := httpapi.NewEventStream(w, d.o.KeepAlive)
 	defer events.End()
-	if err := events.Send([]byte(": keep-alive\n\n")); err != nil {
+	if err := events.Begin(); err != nil {
 		return err
 	}
 	var timeout <-chan time.Time

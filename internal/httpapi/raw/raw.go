@@ -57,8 +57,9 @@ type Commands interface {
 	Pause(ctx context.Context, node ids.Node, model string) error
 	Discard(ctx context.Context, node ids.Node, model string) error
 
-	// Cancel ends an open request of a client of any node. silent counts the
-	// nodes that did not answer.
+	// Cancel ends an open request of a client of any node, if it is of the key
+	// that ctx came with, or that key may manage. silent counts the nodes that
+	// did not answer.
 	Cancel(ctx context.Context, request string) (found bool, silent int)
 }
 
@@ -81,6 +82,7 @@ type Options struct {
 	Cluster    Cluster
 	Commands   Commands
 	Chat       Chat
+	Models     Models
 	Onboarding Onboarding
 	Node       ids.Node // this one
 	Log        *slog.Logger
@@ -97,7 +99,7 @@ type Options struct {
 }
 
 func (o *Options) validate() error {
-	if o.Cluster == nil || o.Commands == nil || o.Chat == nil || o.Onboarding == nil || o.Node == "" || o.Log == nil || o.Explain == nil {
+	if o.Cluster == nil || o.Commands == nil || o.Chat == nil || o.Models == nil || o.Onboarding == nil || o.Node == "" || o.Log == nil || o.Explain == nil {
 		return errors.New("exo's API: an option is missing")
 	}
 	if o.Name == nil {
@@ -154,6 +156,10 @@ func (d *Dialect) Register(mux httpapi.Mux) {
 		"POST /download/start":               d.startDownload,
 		"POST /download/cancel":              d.cancelDownload,
 		"DELETE /download/{node}/{model...}": d.deleteDownload,
+		"POST /models/add":                   d.addModel,
+		"GET /models/search":                 d.searchModels,
+		"GET /models/custom":                 d.customModels,
+		"DELETE /models/custom/{model...}":   d.deleteCustom,
 		"POST /v1/cancel/{id}":               d.cancel,
 		"POST /bench/chat/completions":       d.bench,
 		"GET /onboarding":                    d.onboarding,

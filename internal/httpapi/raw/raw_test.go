@@ -259,6 +259,10 @@ func TestErrors(t *testing.T) {
 		{"POST", "/download/start", `{"targetNodeId":"n1","shardMetadata":{"PipelineShardMetadata":{"deviceRank":0,"worldSize":1,"startLayer":0,"endLayer":1,"nLayers":1}}}`, 422, "invalid_value", "shardMetadata.modelCard.modelId"},
 		{"POST", "/download/cancel", `{"targetNodeId":"n9","modelId":"` + smol + `"}`, 404, "node_not_found", "targetNodeId"},
 		{"DELETE", "/download/n1/no/such", "", 404, "model_not_found", "model_id"},
+		{"POST", "/models/add", `{"model_id":"no/such"}`, 404, "model_not_found", "model_id"},
+		{"POST", "/models/add", `{}`, 422, "invalid_value", "modelId"},
+		{"DELETE", "/models/custom/no/such", "", 404, "not_found", ""},
+		{"GET", "/models/search?limit=0", "", 422, "invalid_value", "limit"},
 		{"POST", "/v1/instance-links", `{}`, 404, "not_found", ""},
 		{"GET", "/v1/traces/x/stats", "", 404, "not_found", ""},
 		{"POST", "/v1/traces/delete", `{}`, 422, "invalid_value", "taskIds"},
@@ -512,6 +516,8 @@ func TestErrands(t *testing.T) {
 		{"POST", "/download/cancel", `{"targetNodeId":"n2","modelId":"` + smol + `"}`, "pause " + smol + " on n2"},
 		{"DELETE", "/download/n2/" + smol, "", "discard " + smol + " on n2"},
 		{"POST", "/v1/cancel/open", "", "cancel open"},
+		{"DELETE", "/models/custom/" + smol, "", "unlist " + smol},
+		{"DELETE", "/models/custom/SMOL-q4_1", "", "unlist " + smol},
 		{"POST", "/onboarding", "", "finish onboarding"},
 	} {
 		w.errands = nil
@@ -527,6 +533,42 @@ func TestErrands(t *testing.T) {
 	w.refuse = manage.NoMaster("nobody leads")
 	if r := call(h, "DELETE", "/download/n2/"+smol, ""); r.Code != 503 || r.Header().Get("Retry-After") == "" {
 		t.Errorf("status %d: %s", r.Code, r.Body)
+	}
+}
+
+// Search finds what the cluster has, and nothing else.
+func TestSearch(t *testing.T) {
+	w := newWorld(t, 1)
+	for _, name := range []string{"org/Qwen3-8B-Q4_K_M", "org/Qwen3-8B-Q8_0", "demo"} {
+		w.must(cluster.ModelKnown{Model: cluster.Model{Name: name, Profile: profile(), Files: []cluster.File{{Name: name, Size: 5, SHA256: name}}, Holders: []ids.Node{"n1"}}})
+	}
+	h := serve(t, w)
+	for query, want := range map[string]string{
+		"?query=qwen": "org/Qwen3-8B-Q4_K_M org/Qwen3-8B-Q8_0", "?query=q8+QWEN": "org/Qwen3-8B-Q8_0", "?query=llama": "",
+		"": "demo " + smol + " org/Qwen3-8B-Q4_K_M org/Qwen3-8B-Q8_0", "?limit=1&query=8b": "org/Qwen3-8B-Q4_K_M",
+	} {
+		var list []struct {
+			ID     string   `json:"id"`
+			Author *string  `json:"author"`
+			Tags   []string `json:"tags"`
+		}
+		r := call(h, "GET", "/models/search"+query, "")
+		if err := json.Unmarshal(r.Body.Bytes(), &list); err != nil || r.Code != 200 {
+			t.Fatalf("%s: status %d, %v: %s", query, r.Code, err, r.Body)
+		}
+		var got []string
+		for _, m := range list {
+			got = append(got, m.ID)
+			if m.Author == nil || m.Tags == nil {
+				t.Errorf("%+v is not whole", m)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: got %q, want %q", query, got, want)
+		}
+	}
+	if r := call(h, "GET", "/models/custom", ""); strings.TrimSpace(r.Body.String()) != `{"models":[{"model_id":"`+smol+`","node_ids":["n1","n2"]}]}` {
+		t.Errorf("custom models: %s", r.Body)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/skein-run/skein/internal/cluster"
+	"github.com/skein-run/skein/internal/httpapi"
 	"github.com/skein-run/skein/internal/httpapi/raw/shape"
 )
 
@@ -128,7 +129,9 @@ func (d *Dialect) deleteTraces(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, map[string][]string{"deleted": {}, "notFound": names})
 }
 
-// cancel ends a request by the id of its answer, on whichever node it is.
+// cancel ends a request by the id of its answer, on whichever node it is. One
+// of another key is answered as one that is not there, so that nobody learns
+// what others ask.
 func (d *Dialect) cancel(w http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("id")
 	found, silent := d.o.Commands.Cancel(r.Context(), id)
@@ -136,6 +139,9 @@ func (d *Dialect) cancel(w http.ResponseWriter, r *http.Request) error {
 		return answer(w, map[string]string{"message": "cancelled", "command_id": id})
 	}
 	message := fmt.Sprintf("there is no open request %s: it has ended, or never was (the id is that of the answer)", quoted(id))
+	if c, ok := httpapi.CallerOf(r.Context()); ok && !c.May(httpapi.NeedManage) {
+		message = fmt.Sprintf("key %s has no open request %s: it has ended, or is of another key, or never was (the id is that of the answer)", c.Name, quoted(id))
+	}
 	if silent > 0 {
 		message += fmt.Sprintf("; %d nodes did not say whether they have it", silent)
 	}

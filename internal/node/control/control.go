@@ -58,8 +58,10 @@ type Options struct {
 	Slots   int
 	Queue   int // as in executor.Options
 	// Alone keeps the node from looking for others and being found.
-	Alone  bool
-	Logger *slog.Logger
+	Alone bool
+	// Refusals lists what this node's API refused lately.
+	Refusals func() []cluster.Refusal
+	Logger   *slog.Logger
 }
 
 // Control is a node's part of its cluster.

@@ -23,7 +23,9 @@ import (
 // command: requests and files belong to the node that has them.
 
 const (
-	pathCancel    = "/requests/" // + id + "/cancel"
+	pathRequests  = "/requests/"
+	verbCancel    = "/cancel"     // anybody's request
+	verbCancelOwn = "/cancel-own" // + "?owner="; a verb of its own, so that a node that knows no owners ends nothing
 	pathDownload  = "/downloads/"
 	errandLimit   = 5 * time.Second
 	errandsAtOnce = 32
@@ -31,16 +33,20 @@ const (
 
 // errands adds the handlers that answer peers.
 func (c *Control) errands(mux *http.ServeMux) {
-	mux.HandleFunc("POST "+pathCancel+"{id}/cancel", func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case mesh.Caller(r) == "":
-			http.Error(w, "for members of the cluster", http.StatusForbidden)
-		case c.tasks.Cancel(r.PathValue("id")):
-			w.WriteHeader(http.StatusNoContent)
-		default:
-			http.Error(w, "no such request", http.StatusNotFound)
+	cancel := func(by func(*http.Request) Canceller) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case mesh.Caller(r) == "":
+				http.Error(w, "for members of the cluster", http.StatusForbidden)
+			case c.tasks.Cancel(r.PathValue("id"), by(r)):
+				w.WriteHeader(http.StatusNoContent)
+			default:
+				http.Error(w, "no such request", http.StatusNotFound)
+			}
 		}
-	})
+	}
+	mux.HandleFunc("POST "+pathRequests+"{id}"+verbCancel, cancel(func(*http.Request) Canceller { return Canceller{Any: true} }))
+	mux.HandleFunc("POST "+pathRequests+"{id}"+verbCancelOwn, cancel(func(r *http.Request) Canceller { return Canceller{Owner: r.URL.Query().Get("owner")} }))
 	mux.HandleFunc("POST "+pathDownload+"{verb}", func(w http.ResponseWriter, r *http.Request) {
 		if mesh.Caller(r) == "" {
 			http.Error(w, "for members of the cluster", http.StatusForbidden)
@@ -61,11 +67,18 @@ func (c *Control) errands(mux *http.ServeMux) {
 	})
 }
 
-// CancelRequest ends an open request of a client of any node. silent counts the
-// nodes that did not answer.
-func (c *Control) CancelRequest(ctx context.Context, id string) (found bool, silent int) {
-	if c.tasks.Cancel(id) {
+// CancelRequest ends an open request of a client of any node, if by may end it;
+// somebody else's is as if it were not there. silent counts the nodes that did
+// not answer.
+func (c *Control) CancelRequest(ctx context.Context, id string, by Canceller) (found bool, silent int) {
+	if c.tasks.Cancel(id, by) {
 		return true, 0
+	}
+	path := pathRequests + url.PathEscape(id)
+	if by.Any {
+		path += verbCancel
+	} else {
+		path += verbCancelOwn + "?owner=" + url.QueryEscape(by.Owner)
 	}
 	ctx, cancel := context.WithTimeout(ctx, errandLimit)
 	defer cancel()
@@ -75,7 +88,7 @@ func (c *Control) CancelRequest(ctx context.Context, id string) (found bool, sil
 	group.SetLimit(errandsAtOnce)
 	for _, p := range c.peers() {
 		group.Go(func() error {
-			status, _, err := c.errand(ctx, p, pathCancel+url.PathEscape(id)+"/cancel")
+			status, _, err := c.errand(ctx, p, path)
 			switch {
 			case hit.Load():
 			case err != nil || status != http.StatusNoContent && status != http.StatusNotFound:

@@ -140,6 +140,7 @@ func (c *Control) handler() http.Handler {
 	mux.Handle(executor.VitalsPattern, executor.VitalsHandler(member, c.vitals.own))
 	mux.HandleFunc("GET "+pathProbe, serveProbe)
 	c.errands(mux)
+	c.lists(mux)
 	peerhttp.Handle(mux, c.replica, mesh.Caller)
 	remote.Handle(mux, heads{c})
 	mux.Handle(slicestore.ShelfPattern, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { c.files.Handler().ServeHTTP(w, r) }))

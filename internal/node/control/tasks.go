@@ -20,16 +20,26 @@ type Tasks struct {
 type task struct {
 	cluster.Task
 	begun  time.Time
+	owner  string // access.Caller.Owner of who opened it
 	cancel func()
 }
+
+// Canceller is who wants a request to end.
+type Canceller struct {
+	Any   bool   // may end anybody's
+	Owner string // may end those of this owner; "": of nobody
+}
+
+func (c Canceller) may(x *task) bool { return c.Any || c.Owner != "" && c.Owner == x.owner }
 
 func newTasks() *Tasks { return &Tasks{open: map[*task]bool{}} }
 
 // Begin notes a request; the functions note that it runs, and its end. The id
 // is what its client knows it by, "": one is made up. Several may have one id:
-// they are parts of one request. cancel ends it; nil: nobody can.
-func (t *Tasks) Begin(kind, model, id string, cancel func()) (running, end func()) {
-	x := &task{Task: cluster.Task{ID: cmp.Or(id, newID()), Type: kind, Status: "waiting", Model: model}, begun: time.Now(), cancel: cancel}
+// they are parts of one request. owner is access.Caller.Owner of its client.
+// cancel ends it; nil: nobody can.
+func (t *Tasks) Begin(kind, model, id, owner string, cancel func()) (running, end func()) {
+	x := &task{Task: cluster.Task{ID: cmp.Or(id, newID()), Type: kind, Status: "waiting", Model: model}, begun: time.Now(), owner: owner, cancel: cancel}
 	t.mu.Lock()
 	t.open[x] = true
 	t.mu.Unlock()
@@ -46,13 +56,13 @@ func (t *Tasks) Begin(kind, model, id string, cancel func()) (running, end func(
 	return running, end
 }
 
-// Cancel ends a request; false: there is none of that id.
-func (t *Tasks) Cancel(id string) bool {
+// Cancel ends a request; false: there is none of that id that by may end.
+func (t *Tasks) Cancel(id string, by Canceller) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	found := false
 	for x := range t.open {
-		if x.ID == id && x.cancel != nil {
+		if x.ID == id && x.cancel != nil && by.may(x) {
 			x.cancel()
 			found = true
 		}

@@ -191,6 +191,9 @@ func (g *gauges) own(ctx context.Context) (cluster.Vitals, error) {
 		Devices: []cluster.DeviceVitals{{Name: f.Chip, Kind: "cpu", Total: int64(f.MemoryTotal), Available: int64(f.MemoryAvailable)}},
 		Tasks:   g.c.tasks.List(),
 	}
+	if g.c.opts.Refusals != nil {
+		v.Refusals = g.c.opts.Refusals()
+	}
 	m := g.meter.Read(ctx)
 	v.FastCores, v.EfficientCores, v.GPU, v.Temperature, v.Power = m.FastCores, m.EfficientCores, m.GPU, m.Temperature, m.Power
 	for _, d := range m.GPUs { // told, not given models: what the engine can use of them is not known here
