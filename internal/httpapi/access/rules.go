@@ -65,6 +65,7 @@ var table = []rule{
 	{"/v1/cancel/", map[string]Need{post: NeedChat}},
 	{"/bench/chat/completions", map[string]Need{post: NeedChat}},
 	{"/onboarding", map[string]Need{get: NeedRead, post: NeedManage}},
+	{"/images", map[string]Need{get: NeedRead}},
 	{"/v1/feature-flags", map[string]Need{get: NeedRead}},
 	{"/v1/instance-links", map[string]Need{get: NeedRead, other: NeedManage}},
 	{"/v1/instance-links/", map[string]Need{get: NeedRead, other: NeedManage}},

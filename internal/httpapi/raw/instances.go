@@ -139,12 +139,12 @@ func (d *Dialect) placeInstance(w http.ResponseWriter, r *http.Request) error {
 	for _, f := range []struct {
 		name, kind string
 		into       any
-	}{{"sharding", "a string", &x.Sharding}, {"instanceMeta", "a string", &x.Meta}, {"minNodes", "a whole number", &x.Nodes}} {
+	}{{"sharding", "a string", &x.Sharding}, {"instance_meta", "a string", &x.Meta}, {"min_nodes", "a whole number", &x.Nodes}} {
 		if _, err := o.Into("", f.name, f.kind, f.into); err != nil {
 			return err
 		}
 	}
-	if err := o.Need("", "modelId", "a string", &x.Model); err != nil {
+	if err := o.Need("", "model_id", "a string", &x.Model); err != nil {
 		return err
 	}
 	id := d.o.Name()

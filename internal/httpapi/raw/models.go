@@ -38,7 +38,7 @@ func (d *Dialect) addModel(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var name string
-	if err := o.Need("", "modelId", "a string", &name); err != nil {
+	if err := o.Need("", "model_id", "a string", &name); err != nil {
 		return err
 	}
 	m, err := d.o.Models.Model(r.Context(), name)

@@ -169,6 +169,7 @@ func (d *Dialect) Register(mux httpapi.Mux) {
 		"POST /v1/instance-links":            d.noLinks,
 		"PUT /v1/instance-links/{link}":      d.noLinks,
 		"DELETE /v1/instance-links/{link}":   d.noLinks,
+		"GET /images":                        d.images,
 		"GET /v1/traces":                     d.traces,
 		"GET /v1/traces/{task}":              d.noTrace,
 		"GET /v1/traces/{task}/{part}":       d.noTrace,

@@ -1,13 +1,18 @@
 package raw_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/ids"
@@ -197,6 +202,7 @@ func TestShapes(t *testing.T) {
 		{name: "onboarding", path: "/onboarding", nodes: 1},
 		{name: "feature flags", path: "/v1/feature-flags", nodes: 1},
 		{name: "instance links", path: "/v1/instance-links", nodes: 1},
+		{name: "images", path: "/images", nodes: 1},
 		{name: "traces", path: "/v1/traces", nodes: 1},
 		{name: "downloads", path: "/state/downloads/n1", nodes: 2, before: func(w *world) {
 			for _, name := range []string{"fetched", "broken"} {
@@ -232,9 +238,36 @@ func TestShapes(t *testing.T) {
 			if r.Code != 200 {
 				t.Fatalf("status %d: %s", r.Code, r.Body)
 			}
+			golden(t, c.name, r.Body.Bytes())
 			top := slices.Contains([]string{"tasks", "system"}, c.name)
 			compare(t, all, c.name, structure(decode(t, r.Body.Bytes()), top), c.but)
 		})
+	}
+}
+
+var update = flag.Bool("update", false, "rewrite the golden files of testdata/answers")
+
+// golden compares an answer with the one that is kept, key by key and value by
+// value: what clients read must not change by accident.
+func golden(t *testing.T, name string, body []byte) {
+	t.Helper()
+	var b bytes.Buffer
+	if err := json.Indent(&b, bytes.TrimSpace(body), "", " "); err != nil {
+		t.Fatal(err)
+	}
+	b.WriteByte('\n')
+	path := filepath.Join("testdata/answers", strings.NewReplacer(",", "", " ", "_").Replace(name)+".json")
+	if *update {
+		if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), b.String()); d != "" {
+		t.Errorf("the answer differs from %s (-want +got); -update rewrites it:\n%s", path, d)
 	}
 }
 

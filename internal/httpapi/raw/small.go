@@ -109,6 +109,11 @@ func (d *Dialect) noLinks(http.ResponseWriter, *http.Request) error {
 	return notFound("prompts and answers are not computed on different instances here, so that there are no links between them (feature flag disaggregation: false)")
 }
 
+// images lists those that were made, which none are.
+func (d *Dialect) images(w http.ResponseWriter, _ *http.Request) error {
+	return answer(w, map[string][]any{"data": {}})
+}
+
 func (d *Dialect) traces(w http.ResponseWriter, _ *http.Request) error {
 	return answer(w, map[string][]any{"traces": {}})
 }

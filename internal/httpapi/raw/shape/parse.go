@@ -39,9 +39,10 @@ func ParseObject(field string, b []byte) (Object, error) {
 	return o, nil
 }
 
-// Raw gives a field by its camelCase name; nil: it is not there, or null.
+// Raw gives a field by its name in either style; nil: it is not there, or null.
+// Messages have the name that is given, so it is that of the route's contract.
 func (o Object) Raw(name string) json.RawMessage {
-	for _, n := range []string{name, Snake(name)} {
+	for _, n := range []string{name, Snake(name), camel(name)} {
 		if b, ok := o[n]; ok && string(b) != "null" {
 			return b
 		}
@@ -57,6 +58,24 @@ func Snake(name string) string {
 			b.WriteByte('_')
 		}
 		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
+}
+
+// camel is a snake_case name in camelCase.
+func camel(name string) string {
+	var b strings.Builder
+	up := false
+	for _, r := range name {
+		if r == '_' {
+			up = true
+			continue
+		}
+		if up {
+			r = unicode.ToUpper(r)
+		}
+		b.WriteRune(r)
+		up = false
 	}
 	return b.String()
 }
