@@ -19,7 +19,7 @@ func (d *Dialect) target(r *http.Request, node, name string) (ids.Node, string, 
 	if err != nil {
 		return "", "", about("targetNodeId", err)
 	}
-	full, err := model(in.State, name)
+	full, err := d.model(r.Context(), in.State, name)
 	return found[0], full, err
 }
 

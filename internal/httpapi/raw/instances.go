@@ -30,7 +30,7 @@ type wish struct {
 }
 
 // check completes a wish with exo's defaults, and refuses what there is not.
-func (x *wish) check(s cluster.State) (err error) {
+func (d *Dialect) check(ctx context.Context, x *wish, s cluster.State) (err error) {
 	if x.Sharding == "" {
 		x.Sharding = shape.Pipeline
 	}
@@ -49,7 +49,7 @@ func (x *wish) check(s cluster.State) (err error) {
 	if x.Nodes < 1 || x.Nodes > 1<<16 {
 		return &shape.Error{Field: "min_nodes", Message: fmt.Sprintf("min_nodes must be at least 1, not %d", x.Nodes)}
 	}
-	x.Model, err = model(s, x.Model)
+	x.Model, err = d.model(ctx, s, x.Model)
 	return err
 }
 
@@ -151,7 +151,7 @@ func (d *Dialect) placeInstance(w http.ResponseWriter, r *http.Request) error {
 	var done cluster.Instance
 	var seen view.Inputs
 	err = d.patiently(r.Context(), func(in view.Inputs) error {
-		if err := x.check(in.State); err != nil {
+		if err := d.check(r.Context(), &x, in.State); err != nil {
 			return err
 		}
 		l := x.load(in.State)
@@ -186,7 +186,7 @@ func (d *Dialect) createInstance(w http.ResponseWriter, r *http.Request) error {
 	message := "the instance has its place, exactly as it was given, and is being loaded"
 	err = d.patiently(r.Context(), func(in view.Inputs) error {
 		x := wish{Model: i.Model, Nodes: 1}
-		if err := x.check(in.State); err != nil {
+		if err := d.check(r.Context(), &x, in.State); err != nil {
 			return err
 		}
 		i.Model, seen = x.Model, in
@@ -272,7 +272,7 @@ func (d *Dialect) placement(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := x.check(in.State); err != nil {
+	if err := d.check(r.Context(), &x, in.State); err != nil {
 		return err
 	}
 	p, err := d.plan(r.Context(), x.load(in.State))
@@ -305,7 +305,7 @@ func (d *Dialect) previews(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := x.check(in.State); err != nil {
+	if err := d.check(r.Context(), &x, in.State); err != nil {
 		return err
 	}
 	l := x.load(in.State)
@@ -391,7 +391,7 @@ func (d *Dialect) await(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := x.check(in.State); err != nil {
+	if err := d.check(r.Context(), &x, in.State); err != nil {
 		return err
 	}
 	events := httpapi.NewEventStream(w, d.o.KeepAlive)

@@ -126,7 +126,7 @@ func (d *Dialect) deleteCustom(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if full, err := model(in.State, name); err == nil {
+	if full, err := d.model(r.Context(), in.State, name); err == nil {
 		name = full // else a list may still have it, of a file that is gone
 	}
 	from, silent, err := d.o.Models.Unlist(r.Context(), name)

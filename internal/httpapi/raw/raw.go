@@ -275,9 +275,17 @@ func body(w http.ResponseWriter, r *http.Request) (shape.Object, error) {
 	return shape.ParseObject("the body", b)
 }
 
-// model gives the full name of a model.
-func model(s cluster.State, name string) (string, error) {
+// model gives the full name of a model. One that this node lists, and the
+// cluster is about to learn of, is not unknown.
+func (d *Dialect) model(ctx context.Context, s cluster.State, name string) (string, error) {
 	full, err := command.Resolve(s, strings.TrimSuffix(name, ".gguf"))
+	var no *command.Refusal
+	if errors.As(err, &no) && no.Code == command.UnknownModel {
+		if _, here := d.o.Models.Model(ctx, name); here == nil {
+			return "", &httpapi.Error{Status: http.StatusServiceUnavailable, Type: httpapi.TypeServer, Code: "service_unavailable", Param: "model_id", RetryAfter: 5,
+				Message: quoted(name) + " is still being read for the first time (its files are hashed, so that other nodes can trust them); ask again in a while"}
+		}
+	}
 	return full, about("model_id", err)
 }
 

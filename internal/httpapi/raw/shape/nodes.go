@@ -19,6 +19,9 @@ func (s *State) topology() any {
 	nodes := make([]string, len(s.live))
 	connections := map[string]map[string][]Edge{}
 	edge := func(from, to ids.Node) {
+		if s.in.State.Nodes[to].Address == "" {
+			return // it has just come, or talks to nobody
+		}
 		if connections[string(from)] == nil {
 			connections[string(from)] = map[string][]Edge{}
 		}
