@@ -40,17 +40,46 @@ func (t *table) endsOf(k shape) []int {
 		return out
 	}
 	n := len(t.sums.m.Layers)
+	rows := t.needsOf(cut{k.units, k.all})
 	out := make([]int, n)
 	end := 0
 	for first := range n {
 		end = max(end, first)
-		for end < n && t.fits(piece{first: first, end: end + 1, units: k.units, all: k.all}, k.free) {
-			end++
+		for ; end < n; end++ {
+			t.steps++
+			need := &rows[first][end-first]
+			if *need == 0 {
+				*need = headroom(t.sums.memory(piece{first: first, end: end + 1, units: k.units, all: k.all}).Total)
+			}
+			if *need > k.free {
+				break
+			}
 		}
 		out[first] = end
 	}
 	t.known[k] = out
 	return out
+}
+
+// cut is the share of its layers that a rank has.
+type cut struct{ units, all int }
+
+// needsOf are the needs of the pieces of a cut with their headroom, by first
+// layer and number of layers less one; 0 where nobody asked yet. They do not
+// depend on the seat, and many seats ask for the same: without, most of the time
+// on a hundred nodes went into working them out again.
+func (t *table) needsOf(k cut) [][]int64 {
+	if rows, ok := t.needs[k]; ok {
+		return rows
+	}
+	n := len(t.sums.m.Layers)
+	all := make([]int64, n*(n+1)/2)
+	rows := make([][]int64, n)
+	for first := range rows {
+		rows[first], all = all[:n-first], all[n-first:]
+	}
+	t.needs[k] = rows
+	return rows
 }
 
 // least is the smallest end of a stage that begins with a layer, beyond all

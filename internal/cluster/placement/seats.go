@@ -37,8 +37,9 @@ type table struct {
 	nodes   []Node // eligible, by id
 	free    map[memory]int64
 	out     []passed
-	known   map[shape][]int // results of endsOf
-	steps   int             // visits of seats and layers: the measure of work
+	known   map[shape][]int   // results of endsOf
+	needs   map[cut][][]int64 // of pieces, see needsOf
+	steps   int               // visits of seats and layers: the measure of work
 }
 
 // memory is one budget: a device of a machine, whatever nodes run there.
@@ -94,7 +95,7 @@ func (t *table) line(a, b *seat) Line {
 func pair(a, b string) [2]string { return [2]string{min(a, b), max(a, b)} }
 
 func newTable(c Cluster, r Request, now time.Time) (*table, error) {
-	t := &table{request: r, sums: newSums(r), cluster: c, lines: make(map[[2]string]Line, len(c.Links)), free: budgets(c.Nodes), known: map[shape][]int{}}
+	t := &table{request: r, sums: newSums(r), cluster: c, lines: make(map[[2]string]Line, len(c.Links)), free: budgets(c.Nodes), known: map[shape][]int{}, needs: map[cut][][]int64{}}
 	if t.cluster.Default == (Line{}) {
 		t.cluster.Default = DefaultLine
 	}
