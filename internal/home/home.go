@@ -9,6 +9,7 @@
 package home
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -39,10 +40,19 @@ func Locate(value string) (Home, error) {
 	return Home{dir: dir}, nil
 }
 
-// Ensure creates the folder, readable by its owner only, when it is missing.
+// Ensure creates the folder, readable by its owner only, when it is missing,
+// and says so where nothing can be written to it: a disk that is read-only is
+// told by its name at the start, and not by what fails first.
 func (h Home) Ensure() error {
 	if err := os.MkdirAll(h.dir, 0o700); err != nil {
 		return fmt.Errorf("create %s: %w; set %s to a folder you may write to", h.dir, err, Env)
+	}
+	f, err := os.CreateTemp(h.dir, ".writable-")
+	if err != nil {
+		return fmt.Errorf("%s can't be written (%w); mount it writable, or set %s to a folder you may write to", h.dir, err, Env)
+	}
+	if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
+		return fmt.Errorf("try to write to %s: %w", h.dir, err)
 	}
 	return nil
 }

@@ -120,19 +120,19 @@ type member struct {
 	*Replica[book]
 	log   *store.Log
 	wrote chan uint64 // indexes that came to disk, as far as somebody reads them
-	full  *atomic.Bool
+	disk  *atomic.Pointer[syscall.Errno]
 }
 
 // tapped is a log that tells what was written.
 type tapped struct {
 	*store.Log
 	wrote chan uint64
-	full  *atomic.Bool // as a disk is
+	disk  *atomic.Pointer[syscall.Errno] // its error; nil: it is well
 }
 
 func (l tapped) Append(entries ...Entry) error {
-	if l.full.Load() {
-		return &os.PathError{Op: "write", Path: "cluster.db", Err: syscall.ENOSPC}
+	if no := l.disk.Load(); no != nil {
+		return &os.PathError{Op: "write", Path: "cluster.db", Err: *no}
 	}
 	err := l.Log.Append(entries...)
 	for _, e := range entries {
@@ -163,16 +163,16 @@ func (c *cluster) start(id ids.Node) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	wrote, full := make(chan uint64, 16), new(atomic.Bool)
+	wrote, disk := make(chan uint64, 16), new(atomic.Pointer[syscall.Errno])
 	r, err := New(Options[book]{
-		Self: id, Machine: bookMachine, Storage: tapped{log, wrote, full}, Transport: link{c, id}, Logger: slog.New(slog.DiscardHandler),
+		Self: id, Machine: bookMachine, Storage: tapped{log, wrote, disk}, Transport: link{c, id}, Logger: slog.New(slog.DiscardHandler),
 		Gather: 2 * time.Second, Confirm: 10 * time.Second, Keep: 5, Every: c.every,
 	})
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	c.mu.Lock()
-	c.nodes[id] = &member{r, log, wrote, full}
+	c.nodes[id] = &member{r, log, wrote, disk}
 	c.mu.Unlock()
 	c.members()
 }

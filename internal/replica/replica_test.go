@@ -97,32 +97,39 @@ func TestOneDiskIsNotEnough(t *testing.T) {
 	}
 }
 
-// TestFullDisk: a command that can't be written fails at once with the reason,
-// and nothing of it stays; with room again the next one is taken. A follower
-// whose disk is full confirms nothing, and the others go on.
+// TestFullDisk, and one that became read-only: a command that can't be written
+// fails at once with the reason, and nothing of it stays; with room again the
+// next one is taken. A follower whose disk is so confirms nothing, and the others
+// go on.
 func TestFullDisk(t *testing.T) {
+	for _, no := range []syscall.Errno{syscall.ENOSPC, syscall.EROFS} {
+		t.Run(no.Error(), func(t *testing.T) { badDisk(t, no) })
+	}
+}
+
+func badDisk(t *testing.T, no syscall.Errno) {
 	c := newCluster(t, "a", "b", "c")
 	c.elect("a")
 	c.must("b", word("1", "one"))
-	c.node("a").full.Store(true)
+	c.node("a").disk.Store(&no)
 	for _, at := range []ids.Node{"a", "b"} {
-		if _, err := c.submit(at, word("2", "two")); err == nil || !strings.Contains(err.Error(), "no space left on device") {
+		if _, err := c.submit(at, word("2", "two")); err == nil || !strings.Contains(err.Error(), no.Error()) {
 			t.Errorf("at %s: %v", at, err)
 		}
 	}
 	c.agree("one")
-	c.node("a").full.Store(false)
+	c.node("a").disk.Store(nil)
 	c.must("b", word("3", "three"))
 	c.agree("one", "three")
 
-	c.node("c").full.Store(true)
+	c.node("c").disk.Store(&no)
 	if a := c.must("a", word("4", "four")); a.Copies != 2 {
 		t.Errorf("%+v", a)
 	}
 	for c.node("c").Failed() == nil {
 		runtime.Gosched()
 	}
-	if !errors.Is(c.node("c").Failed(), syscall.ENOSPC) {
+	if !errors.Is(c.node("c").Failed(), no) {
 		t.Errorf("%v", c.node("c").Failed())
 	}
 	if s, _ := c.node("c").State(); slices.Contains(s.Words, "four") {

@@ -70,21 +70,21 @@ func Open(path string) (*Log, error) {
 		return nil, fmt.Errorf("open the cluster's state: %w", err)
 	}
 	header := checkHeaders(path)
-	if errors.Is(header, fs.ErrPermission) {
-		return nil, fmt.Errorf("open the cluster's state: %w", header)
+	if unable(header) {
+		return nil, explain(path, "open the cluster's state", header)
 	}
 	db, err := open(path)
 	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("open %s: %w; stop the other node, or give this one a SKEIN_HOME of its own", path, ErrOpen)
 	}
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, errFormat) {
-		return nil, fmt.Errorf("open the cluster's state: %w", err)
+	if unable(err) || errors.Is(err, errFormat) {
+		return nil, explain(path, "open the cluster's state", err)
 	}
 	var kept *contents
 	if err == nil {
 		kept, err = verify(db)
-		if errors.Is(err, errFormat) {
-			return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), db.Close())
+		if errors.Is(err, errFormat) || unable(err) {
+			return nil, errors.Join(explain(path, "open "+path, err), db.Close())
 		}
 		if err == nil && header == nil {
 			return &Log{db: db, path: path}, nil
@@ -397,15 +397,25 @@ func (l *Log) Get(name string) (value []byte, err error) {
 	return value, err
 }
 
-func (l *Log) explain(what string, err error) error {
+func (l *Log) explain(what string, err error) error { return explain(l.path, what, err) }
+
+// unable tells that the file could not be used, which says nothing of what is
+// in it: it must not be taken for damaged and put aside.
+func unable(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || readOnly(err) || full(err) || busy(err)
+}
+
+// explain says what was done to the file at path, and what can be done about
+// the error.
+func explain(path, what string, err error) error {
 	if err == nil {
 		return nil
 	}
 	fix := ""
 	if full(err) {
-		fix = "; the disk is full: make room on the disk of " + filepath.Dir(l.path)
+		fix = "; the disk is full: make room on the disk of " + filepath.Dir(path)
 	} else if errors.Is(err, fs.ErrPermission) || readOnly(err) {
-		fix = "; " + filepath.Dir(l.path) + " must be writable"
+		fix = "; " + filepath.Dir(path) + " must be writable"
 	}
 	return fmt.Errorf("%s: %w%s", what, err, fix)
 }

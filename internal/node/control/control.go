@@ -223,7 +223,9 @@ func (c *Control) work() error {
 func (c *Control) Stop(ctx context.Context) error {
 	c.cancel()
 	c.wg.Wait()
-	c.vitals.meter.Close()
+	if c.vitals != nil { // New may have failed before
+		c.vitals.meter.Close()
+	}
 	var errs []error
 	for _, f := range slices.Backward(c.stops) {
 		errs = append(errs, f(ctx))
