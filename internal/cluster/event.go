@@ -16,7 +16,8 @@ import (
 //	1  2026-11-22  first
 //	2  2026-11-28  swaps
 //	3  2026-11-28  keys, and who gave a command
-const EventVersion = 3
+//	4  2026-11-28  models before their files are hashed
+const EventVersion = 4
 
 // Event is one entry of the log.
 type Event struct {

@@ -32,6 +32,13 @@ func model(name string) cluster.Model {
 		Profile: placement.Model{Name: name, Layers: make([]placement.Layer, layers), Embedding: 8, Vocabulary: 32, Units: 2}}
 }
 
+// unhashed is a model that its node has just found.
+func unhashed(name string, id ids.Node) cluster.Model {
+	m := model(name)
+	m.Files[0].SHA256, m.Holders = "", []ids.Node{id}
+	return m
+}
+
 func node(id ids.Node) cluster.Node {
 	return cluster.Node{ID: id, Name: "node " + string(id), Worker: true, API: true, Candidate: true, Downloads: true,
 		Devices: []placement.Device{{Total: 100}, {ID: "GPU0", Total: 40}}}
@@ -80,6 +87,9 @@ func drawChange(t *rapid.T, s cluster.State) cluster.Change {
 		m.Holders = []ids.Node{id}
 		if rapid.IntRange(0, 5).Draw(t, "other") == 5 {
 			m.Files[0].Size++
+		}
+		if rapid.IntRange(0, 3).Draw(t, "unhashed") == 3 {
+			m.Files[0].SHA256 = ""
 		}
 		return cluster.ModelKnown{Model: m}
 	case 9:

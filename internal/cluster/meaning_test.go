@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -112,6 +113,44 @@ func TestLostNode(t *testing.T) {
 	}
 }
 
+// TestModelsBeforeTheirHashes: until a model is hashed it is that of the node
+// that told it. That node may tell it anew; another one's of the same name waits,
+// or takes its place when the node is gone.
+func TestModelsBeforeTheirHashes(t *testing.T) {
+	s := play(t, cluster.State{}, beginning()...)
+	s = play(t, s, cluster.ModelKnown{Model: unhashed("new", "a")})
+	theirs := unhashed("new", "b")
+	theirs.Files[0].SHA256 = "0b"
+	ours := unhashed("new", "a")
+	ours.Files[0].SHA256 = "0a"
+	both := unhashed("new", "a")
+	both.Holders = append(both.Holders, "b")
+	next := func(c cluster.Change) error {
+		return s.Admit(cluster.Event{Index: s.Index + 1, Session: s.Session, Change: c})
+	}
+	for _, c := range []cluster.Change{
+		cluster.ModelKnown{Model: unhashed("new", "b")}, cluster.ModelKnown{Model: theirs}, cluster.FilesMoved{Model: "new", Node: "b"}, cluster.ModelKnown{Model: both},
+	} {
+		if next(c) == nil {
+			t.Errorf("taken: %+v", c)
+		}
+	}
+	done := play(t, s, cluster.ModelKnown{Model: ours})
+	if m := done.Models["new"]; !m.Hashed() || !slices.Equal(m.Holders, []ids.Node{"a"}) {
+		t.Errorf("hashed: %+v", m)
+	}
+	if err := done.Admit(cluster.Event{Index: done.Index + 1, Session: done.Session, Change: cluster.ModelKnown{Model: unhashed("new", "a")}}); err == nil {
+		t.Error("hashes that are known were taken away")
+	}
+	s = play(t, s, cluster.NodeGone{Node: "a", Cause: "cable"}, cluster.ModelKnown{Model: theirs})
+	if m := s.Models["new"]; m.Files[0].SHA256 != "0b" || !slices.Equal(m.Holders, []ids.Node{"b"}) {
+		t.Errorf("taken over: %+v", m)
+	}
+	if err := next(cluster.ModelKnown{Model: ours}); err == nil || !strings.Contains(err.Error(), "rename one") {
+		t.Errorf("the first one's, when it is back: %v", err)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	s := running(t)
 	for _, c := range []struct {
@@ -199,7 +238,7 @@ func TestPlansAreAdmitted(t *testing.T) {
 // TestGoldenLogs: logs that each version wrote make the state that they made
 // then. A file is never changed; a new version adds one with -update.
 func TestGoldenLogs(t *testing.T) {
-	const newest = "testdata/log-v3"
+	const newest = "testdata/log-v4"
 	if *update {
 		s, log := cluster.State{}, []byte{}
 		changes := append(beginning(), story()...)
@@ -209,6 +248,10 @@ func TestGoldenLogs(t *testing.T) {
 			cluster.NodeForgotten{Node: "z"}, cluster.ModelForgotten{Model: "big"}, cluster.SessionBegan{}, cluster.ModelUnwanted{Wanted: "w1", Cause: "unloaded"})
 		changes = append(changes, swapStory()...)
 		changes = append(changes, cluster.KeyAdded{Key: aKey("ops", cluster.RoleManage)}, cluster.KeyAdded{Key: aKey("ci", cluster.RoleChat)}, cluster.KeyRevoked{Name: "ops"}, cluster.Audited{What: "promote node a", Result: "done"})
+		fourth := model("fourth")
+		fourth.Holders = []ids.Node{"a"}
+		changes = append(changes, cluster.ModelKnown{Model: unhashed("fourth", "a")}, cluster.ModelKnown{Model: fourth}, cluster.ModelKnown{Model: unhashed("fifth", "a")}, cluster.NodeGone{Node: "a", Cause: "cable"},
+			cluster.ModelKnown{Model: unhashed("fifth", "c")})
 		for _, c := range changes {
 			e := cluster.Event{Index: s.Index + 1, Session: ids.Session{Master: "a", Clock: 1}, At: time.Unix(int64(1000+s.Index), 0).UTC(), Command: "c1", By: "ops", Via: "b", Change: c}
 			s = s.Apply(e)
@@ -258,12 +301,12 @@ func TestGoldenLogs(t *testing.T) {
 }
 
 func TestNewerVersionsAreRefused(t *testing.T) {
-	for _, b := range []string{`{"v":4,"index":1,"kind":"session_began","change":{}}`, `{"v":1,"index":1,"kind":"moon_rose","change":{}}`} {
+	for _, b := range []string{`{"v":5,"index":1,"kind":"session_began","change":{}}`, `{"v":1,"index":1,"kind":"moon_rose","change":{}}`} {
 		if _, err := cluster.DecodeEvent([]byte(b)); !errors.Is(err, cluster.ErrVersion) {
 			t.Errorf("%s: %v", b, err)
 		}
 	}
-	if _, err := cluster.DecodeState([]byte(`{"v":4,"state":{}}`)); !errors.Is(err, cluster.ErrVersion) {
+	if _, err := cluster.DecodeState([]byte(`{"v":5,"state":{}}`)); !errors.Is(err, cluster.ErrVersion) {
 		t.Errorf("snapshot: %v", err)
 	}
 }

@@ -13,6 +13,8 @@ type device = placement.Device
 
 // ModelKnown tells that a model's files exist on a node. A model whose files
 // are others than those of the same name is refused: it needs a name of its own.
+// One without hashes is told again by its node when it has them; if that node
+// is gone before, another one's model of that name takes its place.
 type ModelKnown struct {
 	Model Model `json:"model"` // Holders: who has them; added to those known
 }
@@ -24,16 +26,36 @@ func (c ModelKnown) fits(s State) error {
 	if m.Name == "" || len(m.Files) == 0 || len(m.Profile.Layers) == 0 {
 		return fmt.Errorf("model %q needs a name, files and a profile", m.Name)
 	}
-	if old, ok := s.Models[m.Name]; ok && !slices.Equal(old.Files, m.Files) {
-		return fmt.Errorf("there is another model named %s, with other files; rename one of the two", m.Name)
+	if !m.Hashed() && len(m.Holders) != 1 {
+		return fmt.Errorf("model %q has no hashes yet, so one node has it, not %d", m.Name, len(m.Holders))
+	}
+	if old, ok := s.Models[m.Name]; ok && !s.replaces(old, m) {
+		if !old.Hashed() {
+			return fmt.Errorf("there is a model named %s on node %s, which is still reading its files: then it will be known whether this is the same", m.Name, old.Holders[0])
+		}
+		if !slices.Equal(old.Files, m.Files) {
+			return fmt.Errorf("there is another model named %s, with other files; rename one of the two", m.Name)
+		}
 	}
 	return knownNodes(s, m.Holders)
+}
+
+// replaces tells that a model may take the place of one of its name whose files
+// are not hashed: its own node tells it, or no node that has it is there.
+func (s State) replaces(old, m Model) bool {
+	return !old.Hashed() && !slices.ContainsFunc(old.Holders, func(id ids.Node) bool {
+		return s.Nodes[id].Online && !slices.Contains(m.Holders, id)
+	})
 }
 
 func (c ModelKnown) apply(s State, _ Event) State {
 	m := c.Model
 	m.Files = slices.Clone(m.Files)
-	m.Holders = union(s.Models[m.Name].Holders, m.Holders)
+	var have []ids.Node
+	if old := s.Models[m.Name]; !s.replaces(old, m) {
+		have = old.Holders
+	}
+	m.Holders = union(have, m.Holders)
 	s.Models = put(s.Models, m.Name, m)
 	return s
 }
@@ -91,6 +113,9 @@ func (c FilesMoved) fits(s State) error {
 	}
 	if slices.Contains(m.Holders, c.Node) != c.Gone {
 		return errors.New("that is known already")
+	}
+	if !c.Gone && !m.Hashed() {
+		return fmt.Errorf("the files of %s are not hashed yet, so nobody else can have them", c.Model)
 	}
 	return knownNodes(s, []ids.Node{c.Node})
 }

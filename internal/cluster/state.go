@@ -75,11 +75,18 @@ type Model struct {
 	Holders []ids.Node      `json:"holders"` // who has all files, sorted
 }
 
+// Hashed tells that the files' contents are known. Before, the model is the one
+// of the node that told it, its only holder: others can neither have it nor
+// fetch it.
+func (m Model) Hashed() bool {
+	return !slices.ContainsFunc(m.Files, func(f File) bool { return f.SHA256 == "" })
+}
+
 // File is one file of a model.
 type File struct {
 	Name   string `json:"name"`
 	Size   int64  `json:"size"`
-	SHA256 string `json:"sha256"`
+	SHA256 string `json:"sha256"` // "": its node is still reading it
 }
 
 // Wanted is a model that is to run until somebody unloads it, wherever: it

@@ -42,7 +42,9 @@ type Vitals struct {
 	// Fetched names the models whose files lie here since they were fetched
 	// whole, and not since somebody put them there.
 	Fetched []string `json:"fetched,omitempty"`
-	Tasks   []Task   `json:"tasks"` // of this node's API clients
+	// Hashing is the model whose files are read for their hashes now.
+	Hashing *HashVitals `json:"hashing,omitempty"`
+	Tasks   []Task      `json:"tasks"` // of this node's API clients
 
 	// Refusals are the commands that this node's API refused lately, the newest
 	// last.
@@ -101,6 +103,13 @@ type DownloadVitals struct {
 	Done  int64   `json:"done"`  // bytes
 	Total int64   `json:"total"` // bytes
 	Speed float64 `json:"speed"` // bytes/s, lately
+}
+
+// HashVitals is how far the hashing of a model's files is.
+type HashVitals struct {
+	Model string `json:"model"`
+	Done  int64  `json:"done"`  // bytes
+	Total int64  `json:"total"` // bytes
 }
 
 // Task is a request that a node's API works on.

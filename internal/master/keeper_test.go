@@ -145,7 +145,7 @@ func newCell(t testing.TB) *cell {
 		c.change(cluster.NodeSeen{Node: cluster.Node{ID: id, Worker: true, Downloads: true, Devices: []placement.Device{{Total: 4 << 30, Speed: placement.Speed{Bandwidth: 1e10, Compute: 1e12}}}}})
 	}
 	for name, layers := range map[string]int{"small": 2, "large": 6, "huge": 60} {
-		m := cluster.Model{Name: name, Files: []cluster.File{{Name: name}}, Holders: []ids.Node{"a"}, Profile: placement.Model{Embedding: 64, Units: 1, NoTensor: "its heads hang together"}}
+		m := cluster.Model{Name: name, Files: []cluster.File{{Name: name, SHA256: "00"}}, Holders: []ids.Node{"a"}, Profile: placement.Model{Embedding: 64, Units: 1, NoTensor: "its heads hang together"}}
 		for range layers {
 			weights := placement.Part{Shared: 1000 << 20}
 			m.Profile.Layers = append(m.Profile.Layers, placement.Layer{Weights: weights, Read: weights, Cell: placement.Part{Shared: 64}})

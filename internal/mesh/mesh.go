@@ -38,7 +38,8 @@ import (
 //	1  2026-11-22  first
 //	2  2026-11-28  swaps in the cluster's log
 //	3  2026-11-28  keys in it, and who gave a command
-const Protocol = 3
+//	4  2026-11-28  models in it before their files are hashed
+const Protocol = 4
 
 // Ports when none are given.
 const (

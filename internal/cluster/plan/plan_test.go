@@ -58,7 +58,7 @@ func newWorld(t *rapid.T) *world {
 
 // place makes an instance of shards on the nodes in turn.
 func (w *world) place(id string, shards int) {
-	w.must(cluster.ModelKnown{Model: cluster.Model{Name: id, Files: []cluster.File{{Name: "f"}}, Profile: placement.Model{Layers: make([]placement.Layer, shards)}, Holders: nodes[:1]}})
+	w.must(cluster.ModelKnown{Model: cluster.Model{Name: id, Files: []cluster.File{{Name: "f", SHA256: "00"}}, Profile: placement.Model{Layers: make([]placement.Layer, shards)}, Holders: nodes[:1]}})
 	w.must(cluster.ModelWanted{Wanted: cluster.Wanted{ID: id, Model: id, Context: 1, Slots: 1}})
 	i := cluster.Instance{ID: id, Wanted: id, Model: id, Head: shards - 1}
 	for k := range shards {

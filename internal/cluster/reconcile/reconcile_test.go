@@ -61,7 +61,7 @@ func (w *world) model(name string, layers int, holders ...ids.Node) {
 		weights := placement.Part{Shared: 1000 * mb}
 		m.Layers = append(m.Layers, placement.Layer{Weights: weights, Read: weights, Flops: 1e6, Cell: placement.Part{Shared: 64}})
 	}
-	w.must(cluster.ModelKnown{Model: cluster.Model{Name: name, Files: []cluster.File{{Name: name}}, Profile: m, Holders: holders}})
+	w.must(cluster.ModelKnown{Model: cluster.Model{Name: name, Files: []cluster.File{{Name: name, SHA256: "00"}}, Profile: m, Holders: holders}})
 }
 
 func (w *world) must(c cluster.Change) {

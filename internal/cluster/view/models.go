@@ -205,6 +205,9 @@ func (v *View) shardProgress(i cluster.Instance, k int) (string, float64) {
 	case cluster.Placed:
 		return "waiting", 0
 	case cluster.Fetching:
+		if m := v.in.State.Models[i.Model]; !m.Hashed() && now.Total == 0 {
+			return v.hashing(m), 0
+		}
 		return fetched(now.Done, now.Total)
 	case cluster.Starting:
 		return "starting", 0
@@ -219,6 +222,18 @@ func (v *View) shardProgress(i cluster.Instance, k int) (string, float64) {
 		return cmp.Or(s.Error, string(s.Phase)), 0
 	}
 	return string(s.Phase), 100
+}
+
+// hashing says how far the node that has a model is with reading its files:
+// before, nobody can fetch them.
+func (v *View) hashing(m cluster.Model) string {
+	for _, id := range m.Holders {
+		if h := v.in.Vitals[id].Hashing; h != nil && h.Model == m.Name && h.Total > 0 {
+			percent := percentOf(h.Done, h.Total)
+			return fmt.Sprintf("waiting until %s has read the files of %s for their hashes: %.0f%%", v.name(id), short(m.Name), percent)
+		}
+	}
+	return "waiting until the files of " + short(m.Name) + " are hashed"
 }
 
 func fetched(done, total int64) (string, float64) {
@@ -269,6 +284,9 @@ func (v *View) progress(i cluster.Instance, m api.Model) (string, float64) {
 			if now := v.shards[shardKey{i.ID, k}]; s.Phase == cluster.Fetching && now.Phase == cluster.Fetching {
 				done, total = done+now.Done, total+now.Total
 			}
+		}
+		if m := v.in.State.Models[i.Model]; !m.Hashed() && total == 0 {
+			return v.hashing(m), 0
 		}
 		return fetched(done, total)
 	}

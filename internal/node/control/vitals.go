@@ -211,6 +211,7 @@ func (g *gauges) own(ctx context.Context) (cluster.Vitals, error) {
 	}
 	if g.c.files != nil {
 		v.Downloads, v.Fetched = g.c.files.Downloads(), g.c.files.Fetched()
+		v.Hashing = g.c.files.Hashing()
 	}
 	return v, nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/cluster/command"
 	"github.com/skein-run/skein/internal/cluster/placement/profile"
+	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/library"
 )
 
@@ -71,20 +72,28 @@ func (f *Files) news(s cluster.State) []cluster.Change {
 		return nil // the cluster does not know this node yet
 	}
 	type unknown struct {
-		name string
-		k    known
+		name  string
+		entry library.Entry
+		files []cluster.File
 	}
 	var out []cluster.Change
 	var fresh []unknown
 	f.mu.Lock()
-	for _, name := range sortedKeys(f.known) {
-		k := f.known[name]
+	for _, name := range sortedKeys(f.listed) {
+		l := f.listed[name]
+		k, hashed := f.known[name]
+		files := l.files
+		if hashed {
+			files = k.files
+		}
 		m, ok := s.Models[name]
 		switch {
-		case !ok && !f.broken[name]:
-			fresh = append(fresh, unknown{name, k})
-		case ok && !slices.Equal(m.Files, k.files):
-			f.note(name, fmt.Sprintf("%s of this node (%s) has other contents than the cluster's model of that name; rename it to share it", name, k.entry.Paths[0]))
+		case f.broken[name] || ok && slices.Equal(m.Files, files):
+		case !hashed && !f.slow(l.entry): // in a moment
+		case !ok, !m.Hashed() && !elsewhere(s, m, f.opts.Self):
+			fresh = append(fresh, unknown{name, l.entry, files})
+		case hashed && m.Hashed():
+			f.note(name, fmt.Sprintf("%s of this node (%s) has other contents than the cluster's model of that name; rename it to share it", name, l.entry.Paths[0]))
 		}
 	}
 	for _, name := range sortedKeys(s.Models) {
@@ -97,11 +106,11 @@ func (f *Files) news(s cluster.State) []cluster.Change {
 	}
 	f.mu.Unlock()
 	for _, u := range fresh { // reads files, so without the mutex
-		m, err := f.describe(u.name, u.k)
+		m, err := f.describe(u.name, u.entry, u.files)
 		if err != nil {
 			f.mu.Lock()
 			f.broken[u.name] = true
-			f.note(u.name, fmt.Sprintf("%s is not told to the cluster: %v", u.name, err))
+			f.note(u.name, untold(u.name, err))
 			f.mu.Unlock()
 			continue
 		}
@@ -121,9 +130,27 @@ func (f *Files) note(model, problem string) {
 	f.changed = make(chan struct{})
 }
 
+// quick is the size of a model that is hashed before it is told: that takes a
+// second.
+const quick = 512 << 20
+
+// slow tells that a model's hashes will take time: it is told without. mu is
+// held.
+func (f *Files) slow(e library.Entry) bool {
+	return e.SizeBytes > f.opts.Quick || f.hashing != nil && f.hashing.Total > f.opts.Quick
+}
+
+// elsewhere tells that another node that is there has told of a model.
+func elsewhere(s cluster.State, m cluster.Model, self ids.Node) bool {
+	return slices.ContainsFunc(m.Holders, func(id ids.Node) bool { return id != self && s.Nodes[id].Online })
+}
+
 // has tells whether all files of a model are here; sure is false while that is
 // not known. mu is held.
 func (f *Files) has(m cluster.Model) (has, sure bool) {
+	if !m.Hashed() {
+		return f.unhashed(m) != nil, f.scanned
+	}
 	if key, err := idOf(m.Files).Key(nil); err == nil {
 		if _, ok := f.shelf[key]; ok {
 			return true, true
@@ -137,9 +164,19 @@ func (f *Files) has(m cluster.Model) (has, sure bool) {
 	return false, !listed || hashed
 }
 
+// unhashed gives the paths of a model that this node told without hashes, nil
+// if it did not, or they are other files by now. mu is held.
+func (f *Files) unhashed(m cluster.Model) []string {
+	l, ok := f.listed[m.Name]
+	if !ok || !slices.Contains(m.Holders, f.opts.Self) || !slices.Equal(m.Files, l.files) {
+		return nil
+	}
+	return l.entry.Paths
+}
+
 // describe makes a model of this node known, with what placement needs.
-func (f *Files) describe(name string, k known) (cluster.Model, error) {
-	m, err := library.OpenModel(k.entry.Paths...)
+func (f *Files) describe(name string, e library.Entry, files []cluster.File) (cluster.Model, error) {
+	m, err := library.OpenModel(e.Paths...)
 	if err != nil {
 		return cluster.Model{}, err
 	}
@@ -148,7 +185,7 @@ func (f *Files) describe(name string, k known) (cluster.Model, error) {
 	if err != nil {
 		return cluster.Model{}, err
 	}
-	out := cluster.Model{Name: name, Profile: p, Files: k.files}
+	out := cluster.Model{Name: name, Profile: p, Files: files}
 	out.Holders = append(out.Holders, f.opts.Self)
 	return out, nil
 }

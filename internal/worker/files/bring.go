@@ -30,7 +30,10 @@ type download struct {
 // the whole model: this node's own, what was fetched before, or what peers that
 // have the model give now. They stay where they are until release.
 func (f *Files) Bring(ctx context.Context, m cluster.Model, shard *slice.Spec, progress func(done, total int64)) (paths []string, release func(), err error) {
-	own, err := f.own(ctx, m)
+	m, own, err := f.hashed(ctx, m)
+	if err == nil && own == nil {
+		own, err = f.own(ctx, m)
+	}
 	if err != nil || own != nil {
 		return own, func() {}, err
 	}
@@ -81,6 +84,43 @@ func (f *Files) Bring(ctx context.Context, m cluster.Model, shard *slice.Spec, p
 	return paths, func() { f.use(want.Name, -1) }, nil
 }
 
+// hashed gives a model as the cluster knows it when its files are hashed; until
+// then only the node that reads them has it, and gets their paths at once.
+func (f *Files) hashed(ctx context.Context, m cluster.Model) (cluster.Model, []string, error) {
+	for !m.Hashed() {
+		moved := f.opts.Cluster.Changes()
+		s := f.opts.Cluster.State()
+		now, ok := s.Models[m.Name]
+		if !ok {
+			return m, nil, fmt.Errorf("there is no model %s any more", m.Name)
+		}
+		m = now
+		f.mu.Lock()
+		own, scanned, changed := f.unhashed(m), f.scanned, f.changed
+		f.mu.Unlock()
+		mine := slices.Contains(m.Holders, f.opts.Self)
+		switch {
+		case m.Hashed():
+			continue
+		case own != nil:
+			return m, own, nil
+		case f.opts.NoDownloads && !mine:
+			return m, nil, nil // it is said why it can't be fetched
+		case !elsewhere(s, m, f.opts.Self) && !(mine && !scanned):
+			return m, nil, explain(m.Name, errors.New("its files are not hashed yet, and the node that has them is not there; start it again, or copy them here"))
+		}
+		select {
+		case <-moved:
+		case <-changed:
+		case <-ctx.Done():
+			return m, nil, context.Cause(ctx)
+		case <-f.life.Done():
+			return m, nil, errors.New("this node is being stopped")
+		}
+	}
+	return m, nil, nil
+}
+
 // own finds a model that lies here whole; nil: it does not. A file of that name
 // and size whose hash is not known yet is waited for.
 func (f *Files) own(ctx context.Context, m cluster.Model) ([]string, error) {
@@ -91,7 +131,7 @@ func (f *Files) own(ctx context.Context, m cluster.Model) ([]string, error) {
 	for {
 		f.mu.Lock()
 		s, ok := f.shelf[key]
-		e, listed := f.listed[m.Name]
+		l, listed := f.listed[m.Name]
 		_, hashed := f.known[m.Name]
 		scanned, changed := f.scanned, f.changed
 		f.mu.Unlock()
@@ -105,7 +145,7 @@ func (f *Files) own(ctx context.Context, m cluster.Model) ([]string, error) {
 		case ok:
 			f.Rescan()
 			return nil, nil
-		case scanned && (!listed || hashed || e.SizeBytes != size):
+		case scanned && (!listed || hashed || l.entry.SizeBytes != size):
 			return nil, nil
 		}
 		select {

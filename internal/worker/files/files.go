@@ -3,13 +3,15 @@
 // those that are placed here and lie elsewhere.
 //
 // A model is the same on two nodes if its files have the same SHA-256. Hashes
-// are computed once, in the background, and kept by path, size and time. What
-// was fetched as a whole is one of the node's models too; slices are caches and
-// nobody's business.
+// are computed once, in the background, and kept by path, size and time. A model
+// that takes long to hash is told before, and its node is its only holder until
+// the hashes are told too: it can be loaded from these files, and who must fetch
+// it waits. What was fetched as a whole is one of the node's models too; slices
+// are caches and nobody's business.
 //
-// Two goroutines belong to a Files: one looks at the library and hashes, when
-// Rescan asks; one compares with the cluster's state and tells the difference,
-// when either changes. Each announcement of a download has one of its own. Stop
+// Three goroutines belong to a Files: one looks at the library, when Rescan
+// asks; one hashes what is new there; one compares with the cluster's state and
+// tells the difference, when either changes. Each announcement of a download has one of its own. Stop
 // joins them. All exported methods may be called from any goroutine. The package
 // must not import master, replica, mesh or another edge.
 package files
@@ -63,6 +65,13 @@ type Options struct {
 	// NoDownloads: nothing is fetched, what lies here is all there is.
 	NoDownloads bool
 
+	// Quick is the size up to which a model is hashed before it is told, bytes;
+	// 0: 512 MiB.
+	Quick int64
+
+	// reading is called before a model is read; tests hold it there.
+	reading func(model string)
+
 	RetryMin    time.Duration // before an announcement is sent again, doubled each time; 200 ms
 	RetryMax    time.Duration // 5 s
 	SubmitLimit time.Duration // for one try; 10 s
@@ -93,6 +102,12 @@ func (o Options) withDefaults() Options {
 			*d = v
 		}
 	}
+	if o.Quick == 0 {
+		o.Quick = quick
+	}
+	if o.reading == nil {
+		o.reading = func(string) {}
+	}
 	set(&o.RetryMin, 200*time.Millisecond)
 	set(&o.RetryMax, 5*time.Second)
 	set(&o.SubmitLimit, 10*time.Second)
@@ -109,12 +124,15 @@ type Files struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	look   chan struct{} // capacity 1: scan anew
+	todo   chan struct{} // capacity 1: there may be something to hash
 	tell   chan struct{} // capacity 1: announce anew
 
 	mu      sync.Mutex                   // guards all below
 	changed chan struct{}                // closed and replaced when what is known changes
 	scanned bool                         // the library was looked at once
-	listed  map[string]library.Entry     // usable models of the library by name
+	listed  map[string]listed            // usable models of the library by name
+	hashing *cluster.HashVitals          // the model that is read now, nil: none
+	inStore []slicestore.Copy            // whole models that were fetched, at the last look
 	known   map[string]known             // whose hashes are known, by name
 	shelf   map[string]slicestore.Stored // by key
 	trouble map[string]string            // what an operator should see, by model
@@ -123,6 +141,12 @@ type Files struct {
 	fetches map[*download]bool
 	copies  map[string]string                  // names of whole models in the store, by model
 	taking  map[string]context.CancelCauseFunc // by model; of Take
+}
+
+// listed is a model as the library lists it.
+type listed struct {
+	entry library.Entry
+	files []cluster.File // without hashes
 }
 
 // known is a model whose files' hashes are known.
@@ -138,14 +162,16 @@ func Start(o Options) (*Files, error) {
 		return nil, err
 	}
 	f := &Files{
-		opts: o.withDefaults(), look: make(chan struct{}, 1), tell: make(chan struct{}, 1), changed: make(chan struct{}),
-		listed: map[string]library.Entry{}, known: map[string]known{}, shelf: map[string]slicestore.Stored{},
+		opts: o.withDefaults(), look: make(chan struct{}, 1), todo: make(chan struct{}, 1), tell: make(chan struct{}, 1), changed: make(chan struct{}),
+		listed: map[string]listed{}, known: map[string]known{}, shelf: map[string]slicestore.Stored{},
 		trouble: map[string]string{}, broken: map[string]bool{}, inUse: map[string]int{}, fetches: map[*download]bool{}, taking: map[string]context.CancelCauseFunc{},
 	}
 	f.opts.Store.Keep = f.needs
 	f.life, f.cancel = context.WithCancel(context.Background())
 	f.Rescan()
-	f.wg.Go(f.scan)
+	hashes := loadHashes(f.opts.Hashes)
+	f.wg.Go(func() { f.scan(hashes) })
+	f.wg.Go(func() { f.hash(hashes) })
 	f.wg.Go(f.announce)
 	return f, nil
 }

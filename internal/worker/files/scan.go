@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/skein-run/skein/internal/cluster"
@@ -25,74 +26,162 @@ import (
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
 
 // scan looks at the library whenever it is asked to.
-func (f *Files) scan() {
-	hashes := loadHashes(f.opts.Hashes)
+func (f *Files) scan(hashes *hashes) {
 	for {
 		select {
 		case <-f.look:
 		case <-f.life.Done():
 			return
 		}
-		if err := f.scanOnce(hashes); err != nil && f.life.Err() == nil {
+		if err := f.list(hashes); err != nil {
 			f.opts.Logger.Warn("some models of this node are not told to the cluster", "error", err)
 		}
 	}
 }
 
-// scanOnce brings what is known up to what is on the disk. New files are hashed
-// one after the other, the smallest first, and told one by one.
-func (f *Files) scanOnce(hashes *hashes) error {
+// list brings what is known up to what is on the disk, without reading it: what
+// is not hashed yet waits for hash.
+func (f *Files) list(hashes *hashes) error {
 	entries, listErr := f.opts.Library.List()
 	copies, copyErr := f.opts.Store.Copies()
-	listed := map[string]library.Entry{}
-	twice := map[string]string{}
+	errs := []error{listErr, copyErr}
+	all := map[string]listed{}
+	trouble := map[string]string{}
 	for _, e := range entries {
 		if e.Problem != "" {
 			continue
 		}
-		if old, ok := listed[e.Name]; ok {
-			twice[e.Name] = fmt.Sprintf("two models here are named %s: %s and %s; the first is the cluster's, rename the other to share it", e.Name, old.Paths[0], e.Paths[0])
+		if old, ok := all[e.Name]; ok {
+			trouble[e.Name] = fmt.Sprintf("two models here are named %s: %s and %s; the first is the cluster's, rename the other to share it", e.Name, old.entry.Paths[0], e.Paths[0])
 			continue
 		}
-		listed[e.Name] = e
+		files, err := sized(e)
+		if err != nil {
+			trouble[e.Name] = untold(e.Name, err)
+			errs = append(errs, fmt.Errorf("%s: %w", e.Name, err))
+			continue
+		}
+		all[e.Name] = listed{e, files}
 	}
 	f.mu.Lock()
-	f.listed, f.trouble, f.broken = listed, twice, map[string]bool{}
+	defer f.mu.Unlock()
+	f.listed, f.trouble, f.broken, f.inStore = all, trouble, map[string]bool{}, copies
 	for name, k := range f.known {
-		if e, ok := listed[name]; !ok || !slices.Equal(e.Paths, k.entry.Paths) || !fresh(k.stored) {
+		if e, ok := all[name]; !ok || !slices.Equal(e.entry.Paths, k.entry.Paths) || !fresh(k.stored) {
 			delete(f.known, name)
 		}
 	}
-	f.scanned = true
-	f.reshelve(copies)
-	f.mu.Unlock()
-
-	order := slices.SortedFunc(maps.Values(listed), func(a, b library.Entry) int {
-		return cmp.Or(cmp.Compare(a.SizeBytes, b.SizeBytes), cmp.Compare(a.Name, b.Name))
-	})
-	errs := []error{listErr, copyErr}
-	for _, e := range order {
-		k, err := identify(f.life, e, hashes)
-		if f.life.Err() != nil {
-			return context.Cause(f.life)
+	for name, e := range all {
+		if _, ok := f.known[name]; !ok {
+			if k, ok := hashes.kept(e.entry); ok {
+				f.known[name] = k
+			}
 		}
-		f.mu.Lock()
-		if err != nil {
-			f.trouble[e.Name] = fmt.Sprintf("%s is not told to the cluster: %v", e.Name, err)
-			delete(f.listed, e.Name)
-			errs = append(errs, fmt.Errorf("%s: %w", e.Name, err))
-		} else {
-			f.known[e.Name] = k
-		}
-		f.reshelve(copies)
-		f.mu.Unlock()
 	}
-	errs = append(errs, hashes.save(listed))
+	f.scanned = true
+	f.reshelve()
+	poke(f.todo)
 	return errors.Join(errs...)
 }
 
+func untold(model string, err error) string {
+	return fmt.Sprintf("%s is not told to the cluster: %v", model, err)
+}
+
+// sized are the files of a model before they are hashed.
+func sized(e library.Entry) ([]cluster.File, error) {
+	var out []cluster.File
+	for _, path := range e.Paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, cluster.File{Name: filepath.Base(path), Size: info.Size()})
+	}
+	return out, nil
+}
+
+// hash reads what is listed and not hashed, one model after the other, the
+// smallest first: another one that appears meanwhile is listed beside it.
+func (f *Files) hash(hashes *hashes) {
+	for {
+		e, ok := f.next()
+		if !ok {
+			select {
+			case <-f.todo:
+				continue
+			case <-f.life.Done():
+				return
+			}
+		}
+		f.opts.reading(e.Name)
+		k, err := identify(f.life, e, hashes, f.progress)
+		if f.life.Err() != nil {
+			return
+		}
+		f.mu.Lock()
+		f.hashing = nil
+		now, same := f.listed[e.Name]
+		switch {
+		case !same || !slices.Equal(now.entry.Paths, e.Paths): // it is gone, or another one
+		case err != nil:
+			f.trouble[e.Name] = untold(e.Name, err)
+			delete(f.listed, e.Name) // until the library is looked at again
+		default:
+			f.known[e.Name] = k
+		}
+		f.reshelve()
+		names := slices.Collect(maps.Values(f.listed))
+		f.mu.Unlock()
+		if err != nil {
+			f.opts.Logger.Warn("a model of this node is not told to the cluster", "model", e.Name, "error", err)
+		}
+		if err := hashes.save(names); err != nil {
+			f.opts.Logger.Warn("the models' hashes are not kept, and are computed again at the next start", "error", err)
+		}
+	}
+}
+
+// next is the smallest model that is not hashed.
+func (f *Files) next() (best library.Entry, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for name, l := range f.listed {
+		if _, done := f.known[name]; done {
+			continue
+		}
+		if e := l.entry; !ok || cmp.Or(cmp.Compare(e.SizeBytes, best.SizeBytes), cmp.Compare(e.Name, best.Name)) < 0 {
+			best, ok = e, true
+		}
+	}
+	if ok {
+		f.hashing = &cluster.HashVitals{Model: best.Name, Total: best.SizeBytes}
+		f.changes()
+	}
+	return best, ok
+}
+
+// progress notes how many bytes of a model have been read.
+func (f *Files) progress(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hashing.Done = min(f.hashing.Done+int64(n), f.hashing.Total) // set by next
+}
+
+// Hashing tells of the model whose files are being read for their hashes; nil:
+// none.
+func (f *Files) Hashing() *cluster.HashVitals {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.hashing == nil {
+		return nil
+	}
+	v := *f.hashing
+	return &v
+}
+
 // reshelve makes anew what is served; mu is held.
-func (f *Files) reshelve(copies []slicestore.Copy) {
+func (f *Files) reshelve() {
 	f.shelf = map[string]slicestore.Stored{}
 	put := func(s slicestore.Stored) {
 		if key, err := s.ID.Key(nil); err == nil { // plain values, which can be written
@@ -100,7 +189,7 @@ func (f *Files) reshelve(copies []slicestore.Copy) {
 		}
 	}
 	f.copies = map[string]string{}
-	for _, c := range copies {
+	for _, c := range f.inStore {
 		put(c.Stored)
 		f.copies[c.Model] = c.Name
 	}
@@ -122,18 +211,22 @@ func fresh(s slicestore.Stored) bool {
 }
 
 // identify hashes a model's files, where that is not known.
-func identify(ctx context.Context, e library.Entry, hashes *hashes) (known, error) {
+func identify(ctx context.Context, e library.Entry, hashes *hashes, progress func(int)) (known, error) {
 	k := known{entry: e, stored: slicestore.Stored{Paths: e.Paths}}
 	for _, path := range e.Paths {
-		h, err := hashes.of(ctx, path)
+		h, err := hashes.of(ctx, path, progress)
 		if err != nil {
 			return known{}, err
 		}
-		k.files = append(k.files, cluster.File{Name: filepath.Base(path), Size: h.Size, SHA256: h.SHA256})
-		k.stored.ID.Parts = append(k.stored.ID.Parts, slicestore.Part{Size: h.Size, Header: h.Header, Digest: h.SHA256})
-		k.stored.Modified = append(k.stored.Modified, h.Modified)
+		k.add(path, h)
 	}
 	return k, nil
+}
+
+func (k *known) add(path string, h hashed) {
+	k.files = append(k.files, cluster.File{Name: filepath.Base(path), Size: h.Size, SHA256: h.SHA256})
+	k.stored.ID.Parts = append(k.stored.ID.Parts, slicestore.Part{Size: h.Size, Header: h.Header, Digest: h.SHA256})
+	k.stored.Modified = append(k.stored.Modified, h.Modified)
 }
 
 // hashed is what is kept of a file.
@@ -144,9 +237,15 @@ type hashed struct {
 	SHA256   string    `json:"sha256"`
 }
 
-// hashes keeps what was computed, by path. It belongs to the scanning goroutine.
+func (h hashed) of(info fs.FileInfo) bool {
+	return h.Size == info.Size() && h.Modified.Equal(info.ModTime())
+}
+
+// hashes keeps what was computed, by path.
 type hashes struct {
-	file  string
+	file string
+
+	mu    sync.Mutex // guards known and dirty
 	known map[string]hashed
 	dirty bool
 }
@@ -161,8 +260,23 @@ func loadHashes(file string) *hashes {
 	return h
 }
 
+// kept gives a model all of whose files were hashed as they are.
+func (h *hashes) kept(e library.Entry) (known, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	k := known{entry: e, stored: slicestore.Stored{Paths: e.Paths}}
+	for _, path := range e.Paths {
+		x, ok := h.known[path]
+		if info, err := os.Stat(path); !ok || err != nil || !x.of(info) {
+			return known{}, false
+		}
+		k.add(path, x)
+	}
+	return k, true
+}
+
 // of gives a file's hash, and reads all of it only if it is not known.
-func (h *hashes) of(ctx context.Context, path string) (hashed, error) {
+func (h *hashes) of(ctx context.Context, path string, progress func(int)) (hashed, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return hashed{}, err
@@ -172,7 +286,11 @@ func (h *hashes) of(ctx context.Context, path string) (hashed, error) {
 	if err != nil {
 		return hashed{}, err
 	}
-	if k, ok := h.known[path]; ok && k.Size == info.Size() && k.Modified.Equal(info.ModTime()) {
+	h.mu.Lock()
+	k, ok := h.known[path]
+	h.mu.Unlock()
+	if ok && k.of(info) {
+		progress(int(k.Size))
 		return k, nil
 	}
 	part, err := gguf.Parse(file, info.Size())
@@ -180,26 +298,30 @@ func (h *hashes) of(ctx context.Context, path string) (hashed, error) {
 		return hashed{}, err
 	}
 	sum := sha256.New()
-	if _, err := io.Copy(sum, &untilDone{ctx, file}); err != nil {
+	if _, err := io.Copy(sum, &untilDone{ctx, file, progress}); err != nil {
 		return hashed{}, err
 	}
 	after, err := file.Stat()
 	if err != nil || after.Size() != info.Size() || !after.ModTime().Equal(info.ModTime()) {
 		return hashed{}, errors.New("the file changed while it was read; it is read again when the models are looked at next")
 	}
-	k := hashed{Size: info.Size(), Modified: info.ModTime(), Header: part.DataOffset, SHA256: hex.EncodeToString(sum.Sum(nil))}
+	k = hashed{Size: info.Size(), Modified: info.ModTime(), Header: part.DataOffset, SHA256: hex.EncodeToString(sum.Sum(nil))}
+	h.mu.Lock()
 	h.known[path], h.dirty = k, true
+	h.mu.Unlock()
 	return k, nil
 }
 
 // save keeps the hashes of files that are listed.
-func (h *hashes) save(listed map[string]library.Entry) error {
+func (h *hashes) save(models []listed) error {
 	keep := map[string]bool{}
-	for _, e := range listed {
-		for _, p := range e.Paths {
+	for _, l := range models {
+		for _, p := range l.entry.Paths {
 			keep[p] = true
 		}
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	for p := range h.known {
 		if !keep[p] {
 			delete(h.known, p)
@@ -230,15 +352,18 @@ func remove(path string) error {
 	return nil
 }
 
-// untilDone is a reader that a context ends.
+// untilDone is a reader that a context ends, and that tells what was read.
 type untilDone struct {
-	ctx context.Context
-	r   io.Reader
+	ctx      context.Context
+	r        io.Reader
+	progress func(int)
 }
 
 func (u *untilDone) Read(b []byte) (int, error) {
 	if u.ctx.Err() != nil {
 		return 0, context.Cause(u.ctx)
 	}
-	return u.r.Read(b)
+	n, err := u.r.Read(b)
+	u.progress(n)
+	return n, err
 }
