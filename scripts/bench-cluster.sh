@@ -44,7 +44,10 @@ for part in $(echo "$parts" | tr , ' '); do
 	messages) run ./test/e2e TestTokensNeedNoControlMessages ;;
 	idle) run ./test/e2e TestIdleNodes ;;
 	placement) run ./internal/cluster/placement TestPlaceTimes ;;
-	fifty) run ./internal/sim TestFifty ;;
+	fifty)
+		run ./internal/sim TestFifty
+		run ./internal/node/control TestManyNodes -nodes 50
+		;;
 	seeds) run ./internal/sim TestRandom ;;
 	*)
 		echo "bench-cluster.sh: there is no part $part; there are $all" >&2

@@ -64,7 +64,7 @@ type Options struct {
 	// Join are gossip addresses, host or host:port, tried for ever.
 	Join []string
 	// Known are addresses of earlier peers, tried like Join; Remember is told
-	// the addresses of now. It may be nil.
+	// the addresses of now, from the goroutine of Changed. It may be nil.
 	Known    []string
 	Remember func([]string)
 	// Discover finds peers by multicast DNS.
@@ -74,8 +74,8 @@ type Options struct {
 	Facts json.RawMessage
 	// Handler answers peers' calls. Caller tells who calls.
 	Handler http.Handler
-	// Changed is told of each change of membership, in order. It must not block
-	// for long.
+	// Changed is told of each change of membership, in order. While it blocks,
+	// what happens waits for it and nothing else does.
 	Changed func(Event)
 	Logger  *slog.Logger
 }
@@ -127,7 +127,8 @@ type Mesh struct {
 	client   *http.Client
 	list     *memberlist.Memberlist
 	finder   *finder
-	moved    chan string // addresses of nodes whose ids are still held by others
+	moved    chan string   // addresses of nodes whose ids are still held by others
+	news     chan struct{} // capacity 1: events or met have grown
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -137,7 +138,8 @@ type Mesh struct {
 	peers   map[ids.Node]*peer
 	refused map[string]string            // why peers were refused, so that it is said once
 	conns   map[ids.Node]map[*owned]bool // of calls to peers
-	events  chan Event
+	events  []Event                      // that Changed is not told of yet
+	met     bool                         // there are addresses that Remember is not told of
 	stopped bool
 }
 
@@ -171,7 +173,7 @@ func Start(o Options) (*Mesh, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &Mesh{
 		opts: o, log: o.Logger, boot: newBoot(), identity: identity, ctx: ctx, cancel: cancel,
-		peers: map[ids.Node]*peer{}, refused: map[string]string{}, conns: map[ids.Node]map[*owned]bool{}, events: make(chan Event, 1024), moved: make(chan string, 16),
+		peers: map[ids.Node]*peer{}, refused: map[string]string{}, conns: map[ids.Node]map[*owned]bool{}, moved: make(chan string, 16), news: make(chan struct{}, 1),
 	}
 	if o.Secret == "" {
 		m.log.Warn("no --secret: whoever reaches this network and namespace can join the cluster", "namespace", o.Namespace)
@@ -319,30 +321,53 @@ func (m *Mesh) Stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// deliver calls Changed from one goroutine.
+// deliver calls Changed and Remember, one after the other.
 func (m *Mesh) deliver() {
 	for {
 		select {
-		case e := <-m.events:
-			m.opts.Changed(e)
+		case <-m.news:
 		case <-m.ctx.Done():
 			return
+		}
+		m.mu.Lock()
+		events, met := m.events, m.met
+		var known []string
+		if met && m.opts.Remember != nil {
+			known = m.addresses()
+		}
+		m.events, m.met = nil, false
+		m.mu.Unlock()
+		for _, e := range events {
+			if m.ctx.Err() != nil {
+				return
+			}
+			m.opts.Changed(e)
+		}
+		if known != nil {
+			m.opts.Remember(known)
 		}
 	}
 }
 
-// judge tells Changed if what is known of p makes it alive or gone. The caller
-// holds mu.
+// wake has deliver look. It never blocks: the caller holds mu, and the gossip
+// waits for the caller.
+func (m *Mesh) wake() {
+	select {
+	case m.news <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+// judge has Changed told if what is known of p makes it alive or gone. The
+// caller holds mu.
 func (m *Mesh) judge(p *peer) {
 	alive := p.gossip && p.pulse
 	if alive == p.told {
 		return
 	}
 	p.told = alive
-	select {
-	case m.events <- Event{Member: p.member, Alive: alive}:
-	case <-m.ctx.Done():
-	}
+	m.events = append(m.events, Event{Member: p.member, Alive: alive})
+	m.wake()
 }
 
 // seen takes what the gossip says of a live node. The caller holds mu.
@@ -367,7 +392,8 @@ func (m *Mesh) seen(member Member) {
 	p.stop = cancel
 	m.wg.Go(func() { m.feelPulse(ctx, member) })
 	m.judge(p)
-	m.remember()
+	m.met = true
+	m.wake()
 }
 
 // gone takes that the gossip gave a node up. The caller holds mu.
@@ -388,18 +414,15 @@ func (m *Mesh) gone(id ids.Node) {
 	delete(m.conns, id)
 }
 
-// remember hands out the gossip addresses of all peers ever seen in this run.
-// The caller holds mu.
-func (m *Mesh) remember() {
-	if m.opts.Remember == nil {
-		return
-	}
-	var out []string
+// addresses are the gossip addresses of all peers ever seen in this run. The
+// caller holds mu.
+func (m *Mesh) addresses() []string {
+	out := make([]string, 0, len(m.peers))
 	for _, id := range slices.Sorted(maps.Keys(m.peers)) {
 		p := m.peers[id].member
 		out = append(out, net.JoinHostPort(p.Host, strconv.Itoa(p.Gossip)))
 	}
-	m.opts.Remember(out)
+	return out
 }
 
 // refuse notes why a peer is not let in, once for each reason.
