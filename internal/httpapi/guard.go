@@ -46,13 +46,15 @@ func (g *guard) check(w http.ResponseWriter, r *http.Request) (_ *http.Request, 
 	if !g.hostAllowed(r) {
 		WriteError(w, &Error{
 			Status: http.StatusForbidden, Type: TypePermission, Code: "host_not_allowed",
-			Message: "the Host header " + quoteClip(r.Host) + " is not a name of this machine's loopback: use http://localhost or http://127.0.0.1, or start the node with --allow-host " + clip(hostname(r.Host), 100),
+			Message: "the Host header " + quoteClip(r.Host) + " may be a web page's, whose name was made to mean this machine: use http://localhost, an IP address, or a name of the local network, or start the node with --allow-host " + clip(hostname(r.Host), 100),
 		})
 		return nil, nil
 	}
-	origin := r.Header.Get("Origin")
-	if origin != "" && !g.cors(w, r, origin) {
-		return nil, nil
+	// No browser sends two; who does is held to the worst of them.
+	for _, origin := range r.Header.Values("Origin") {
+		if origin != "" && !g.cors(w, r, origin) {
+			return nil, nil
+		}
 	}
 	if need, _ := access.Rule(r.Method, r.URL.Path); need == access.NeedNothing {
 		return r, func() {} // its route asks for nobody
@@ -106,9 +108,10 @@ func permit(w http.ResponseWriter, r *http.Request, path string) bool {
 	return false
 }
 
-// hostAllowed refuses names on loopback that are not loopback's: a web page
-// whose name was made to resolve to 127.0.0.1 could otherwise read the API as
-// its own origin (DNS rebinding). Where keys are asked for such a page has none.
+// hostAllowed refuses names that somebody elsewhere may have made to mean this
+// machine: a web page of such a name could otherwise use the API as its own
+// origin (DNS rebinding), from the browser of anybody who may reach it. Where
+// keys are asked for such a page has none.
 func (g *guard) hostAllowed(r *http.Request) bool {
 	if g.door.Asks() {
 		return true
@@ -117,7 +120,8 @@ func (g *guard) hostAllowed(r *http.Request) bool {
 	if !ok {
 		return true // not from a network: a handler called directly
 	}
-	if tcp, ok := local.(*net.TCPAddr); !ok || !tcp.IP.IsLoopback() {
+	tcp, ok := local.(*net.TCPAddr)
+	if !ok {
 		return true
 	}
 	host := strings.ToLower(hostname(r.Host))
@@ -127,7 +131,22 @@ func (g *guard) hostAllowed(r *http.Request) bool {
 	if _, err := netip.ParseAddr(host); err == nil {
 		return true // an address cannot be rebound
 	}
-	return slices.Contains(g.knownHosts, host)
+	return slices.Contains(g.knownHosts, host) || !tcp.IP.IsLoopback() && localName(host)
+}
+
+// localName tells a name that means something in its own network only: nobody
+// can register it for the world, and so not for a page.
+func localName(host string) bool {
+	host = strings.TrimSuffix(host, ".")
+	if !strings.Contains(host, ".") {
+		return true
+	}
+	for _, domain := range []string{".local", ".lan", ".internal", ".home.arpa", ".localdomain"} {
+		if strings.HasSuffix(host, domain) {
+			return true
+		}
+	}
+	return false
 }
 
 // cors sets the CORS headers an allowed origin gets and answers preflights.
@@ -135,7 +154,7 @@ func (g *guard) hostAllowed(r *http.Request) bool {
 // nothing that changes or costs anything is done for it.
 func (g *guard) cors(w http.ResponseWriter, r *http.Request, origin string) bool {
 	h := w.Header()
-	h.Add("Vary", "Origin")
+	h.Set("Vary", "Origin")
 	preflight := r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != ""
 	if !g.originAllowed(r, origin) {
 		if !preflight && (r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions) {

@@ -430,6 +430,30 @@ func TestHostHeader(t *testing.T) {
 	}
 }
 
+// Open to a network without keys: pages of names that anybody can register are
+// kept off all the same.
+func TestHostHeaderOnANetwork(t *testing.T) {
+	h := newTestServer(t, Options{Access: access.Options{Anyone: true}, AllowedHosts: []string{"skein.example"}}).Handler()
+	for host, want := range map[string]int{
+		"192.168.1.5:52415": 200, "[fe80::1]": 200, "mybox": 200, "MyBox.local:52415": 200, "a.b.lan": 200, "box.home.arpa.": 200, "skein.example": 200, "localhost": 200,
+		"evil.example": 403, "local": 200, "mybox.local.evil.example": 403, "xlan.example": 403, "evil.example.": 403, "192.168.1.5.nip.io": 403, "0x7f.1": 403,
+	} {
+		for _, origin := range []string{"", "http://" + strings.ToLower(host)} {
+			r := httptest.NewRequest("POST", "/v1/chat/echo", strings.NewReader("hi"))
+			r.Host = host
+			if origin != "" {
+				r.Header.Set("Origin", origin)
+			}
+			r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, net.Addr(&net.TCPAddr{IP: net.IPv4(192, 168, 1, 5)})))
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			if w.Code != want || want == 403 && code(t, w) != "host_not_allowed" {
+				t.Errorf("Host %s, origin %q: status %d, want %d: %s", host, origin, w.Code, want, w.Body)
+			}
+		}
+	}
+}
+
 func TestRequestID(t *testing.T) {
 	h := newTestServer(t, Options{}).Handler()
 	for given, kept := range map[string]bool{"abc-123": true, "": false, "a b": false, "é": false, strings.Repeat("a", 129): false} {

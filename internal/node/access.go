@@ -20,13 +20,26 @@ func (n *Node) access() access.Options {
 		n.token = access.NewSecret()
 	}
 	o := access.Options{Local: n.token, Anyone: c.InsecureNoAuth, Cluster: n.keys}
-	for _, k := range c.APIKeys {
+	for i, k := range c.APIKeys {
+		n.weigh(fmt.Sprintf("api-key-%d", i+1), k)
 		o.Keys = append(o.Keys, access.Key{Role: cluster.RoleManage, Secret: k})
 	}
 	for _, k := range c.NamedKeys {
+		n.weigh(k.Name, k.Secret)
 		o.Keys = append(o.Keys, access.Key{Name: k.Name, Role: cluster.Role(k.Role), Secret: k.Secret})
 	}
 	return o
+}
+
+// shortKey is below how many characters a key may be guessed: nothing counts
+// guesses.
+const shortKey = 16
+
+// weigh warns of a key that is easy to guess.
+func (n *Node) weigh(name, secret string) {
+	if len(secret) < shortKey && !n.opts.Private {
+		n.log.Warn(fmt.Sprintf("an API key has fewer than %d characters and may be guessed; 'openssl rand -base64 24' makes a better one", shortKey), "key", name)
+	}
 }
 
 // hosts are the names that a loopback request may be for: those that the

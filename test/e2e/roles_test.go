@@ -187,6 +187,7 @@ func TestRefusalsAreTold(t *testing.T) {
 		{"ops", "POST /v1/cluster/keys", "there is a key grafana"},                      // by the master
 		{"ops", "POST /v1/cluster/models/swap", "load_model_id"},                        // by its own form
 		{"ops", "POST /place_instance", "min_nodes"},                                    // of another dialect
+		{"grafana", "DELETE /v1/cluster/models/", "needs a key with the role manage"},   // by an agent's tool
 	}
 	done := make(chan error, len(n))
 	for _, x := range n {
@@ -200,7 +201,7 @@ func TestRefusalsAreTold(t *testing.T) {
 				var e audit
 				if json.Unmarshal([]byte(data), &e) == nil && e.Audit != nil && e.Audit.Node == n[1].id() {
 					for _, w := range wants {
-						if e.Audit.Key == w.key && e.Audit.What == w.what && strings.Contains(e.Audit.Result, w.result) && strings.HasPrefix(e.Audit.Result, "refused: ") {
+						if e.Audit.Key == w.key && strings.HasPrefix(e.Audit.What, w.what) && strings.Contains(e.Audit.Result, w.result) && strings.HasPrefix(e.Audit.Result, "refused: ") {
 							delete(missing, w.key+w.what+w.result)
 						}
 					}
@@ -225,6 +226,10 @@ func TestRefusalsAreTold(t *testing.T) {
 	send(ops, "/v1/cluster/keys", `{"name":"grafana","role":"chat"}`)
 	send(ops, "/v1/cluster/models/swap", `{"unload_model_id":"x"}`)
 	send(ops, "/place_instance", `{"model_id":"`+demo+`","min_nodes":9}`)
+	tool := `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"unload_model","arguments":{"model_id":"` + demo + `"}}}`
+	if r, err := n[1].sendAs(read, http.MethodPost, "/mcp", tool, "Accept", "application/json"); err != nil || r.status != http.StatusOK || !strings.Contains(r.body, `"isError":true`) || !strings.Contains(r.body, "role manage") {
+		t.Fatalf("an agent that reads unloads: %d, %v: %s", r.status, err, r.body)
+	}
 	for range n {
 		if err := <-done; err != nil {
 			t.Fatal(err)

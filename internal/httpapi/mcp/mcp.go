@@ -104,6 +104,14 @@ func (d *Dialect) serve(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, codeParse, agent.ParseError(err))
 		return
 	}
+	// A batch would be many calls that count as one against the limits of a key,
+	// and many large answers for one small message. The protocol has none since
+	// its version of 2025-06-18.
+	var batch []json.RawMessage
+	if err := json.Unmarshal(body, &batch); err == nil && len(batch) > 1 {
+		refuse(w, http.StatusBadRequest, codeInvalidRequest, fmt.Sprintf("this is a batch of %d messages; send one message with each request", len(batch)))
+		return
+	}
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	if !callsTool(body) {

@@ -199,6 +199,7 @@ func TestGuardsAndMalformed(t *testing.T) {
 		"no JSON":                 {`{"jsonrpc"`, nil, 400, "application/json", `"code":-32700,"message":"the message is not JSON (unexpected end of JSON input)`},
 		"empty":                   {"", nil, 400, "application/json", `"code":-32700`},
 		"no message":              {`{"a":1}`, nil, 400, "application/json", `"code":-32600`},
+		"a batch":                 {`[` + list + `,` + list + `]`, nil, 400, "application/json", `"code":-32600,"message":"this is a batch of 2 messages`},
 		"no such method":          {`{"jsonrpc":"2.0","id":1,"method":"nope"}`, nil, 400, "application/json", `\"nope\" unsupported`},
 		"no such tool":            {`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"nope"}}`, set("Accept", "application/json"), 200, "application/json", `unknown tool \"nope\"`},
 		"a version of the future": {list, set("Mcp-Protocol-Version", "1999-01-01"), 400, "application/json", "supported versions"},
