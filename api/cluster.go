@@ -64,7 +64,7 @@ const (
 // Node is a machine of the cluster, or one of several nodes on a machine.
 type Node struct {
 	NodeID           string   `json:"node_id" example:"3fa1c2d4e5f60718"`
-	FriendlyName     string   `json:"friendly_name" example:"studio"`
+	FriendlyName     string   `json:"friendly_name" doc:"Name of the machine; where several nodes have the same, with the beginning of the id: studio-3fa1" example:"studio"`
 	Chip             string   `json:"chip" example:"Apple M3 Max"`
 	OSVersion        string   `json:"os_version" example:"darwin 15.1"`
 	RAMTotalGB       float64  `json:"ram_total_gb" example:"64"`

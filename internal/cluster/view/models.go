@@ -277,7 +277,7 @@ func (v *View) progress(i cluster.Instance, m api.Model) (string, float64) {
 	case api.StatusFailed:
 		return "failed: " + m.Error, 0
 	case api.StatusStopping:
-		return "stopping: " + i.Releasing, 0
+		return "stopping: " + v.Named(i.Releasing), 0
 	case api.StatusDownloading:
 		var done, total int64
 		for k, s := range i.Shards {

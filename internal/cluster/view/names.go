@@ -52,6 +52,60 @@ func IsUnknown(err error) bool {
 // AmbiguousNode is the code of a reference that may mean several nodes.
 const AmbiguousNode = "ambiguous_node"
 
+// tellApart gives names to nodes of one name, such as several on one machine:
+// the name and as much of the id as only one node has. It is the same on all
+// nodes that know the same ones.
+func (v *View) tellApart() map[ids.Node]string {
+	byName := map[string][]ids.Node{}
+	for _, id := range v.known() {
+		if name := strings.ToLower(v.in.State.Nodes[id].Name); name != "" && v.listed(id) {
+			byName[name] = append(byName[name], id)
+		}
+	}
+	out := map[ids.Node]string{}
+	var all []ids.Node // sorted
+	for _, same := range byName {
+		if len(same) < 2 {
+			continue
+		}
+		if all == nil {
+			all = slices.Sorted(slices.Values(v.known()))
+		}
+		for _, id := range same {
+			out[id] = v.in.State.Nodes[id].Name + "-" + beginning(all, id)
+		}
+	}
+	return out
+}
+
+// beginning is the shortest part of an id, of four letters at least, with which
+// no other of the sorted ones begins.
+func beginning(sorted []ids.Node, id ids.Node) string {
+	n := 4
+	at, _ := slices.BinarySearch(sorted, id)
+	for _, k := range []int{at - 1, at + 1} {
+		if k < 0 || k >= len(sorted) {
+			continue
+		}
+		for n < len(id) && strings.HasPrefix(string(sorted[k]), string(id[:n])) {
+			n++
+		}
+	}
+	return string(id[:min(n, len(id))])
+}
+
+// Named is a text for a person in which nodes are called by their names, where
+// it has their ids.
+func (v *View) Named(text string) string {
+	var pairs []string
+	for _, id := range v.known() {
+		if name := v.name(id); name != string(id) && strings.Contains(text, string(id)) {
+			pairs = append(pairs, string(id), name)
+		}
+	}
+	return strings.NewReplacer(pairs...).Replace(text)
+}
+
 // Node finds a node by its id, a prefix of the id that only one has, or its
 // friendly name, in any case. The error is a *command.Refusal.
 func (v *View) Node(ref string) (api.Node, error) {
@@ -60,6 +114,7 @@ func (v *View) Node(ref string) (api.Node, error) {
 		func(n api.Node) bool { return n.NodeID == ref },
 		func(n api.Node) bool { return strings.EqualFold(n.NodeID, ref) },
 		func(n api.Node) bool { return strings.EqualFold(n.FriendlyName, ref) },
+		func(n api.Node) bool { return strings.EqualFold(v.in.State.Nodes[ids.Node(n.NodeID)].Name, ref) },
 		func(n api.Node) bool {
 			return ref != "" && len(ref) <= len(n.NodeID) && strings.EqualFold(n.NodeID[:len(ref)], ref)
 		},
@@ -82,7 +137,7 @@ func (v *View) Node(ref string) (api.Node, error) {
 		}
 		return api.Node{}, &command.Refusal{Code: command.UnknownNode, Message: fmt.Sprintf("there is no node %q; there are: %s", ref, describe(v.nodes))}
 	}
-	return api.Node{}, &command.Refusal{Code: AmbiguousNode, Message: fmt.Sprintf("%q may be any of: %s; give the whole id", ref, describe(found))}
+	return api.Node{}, &command.Refusal{Code: AmbiguousNode, Message: fmt.Sprintf("%q may be any of: %s; give the id, or as much of it as only one has", ref, describe(found))}
 }
 
 // Require turns references into ids.

@@ -13,23 +13,33 @@ import (
 	"github.com/skein-run/skein/internal/ids"
 )
 
-func (v *View) listNodes() []api.Node {
-	known := map[ids.Node]bool{}
+// known are the nodes of the state, and those that are there.
+func (v *View) known() []ids.Node {
+	out := make([]ids.Node, 0, len(v.in.State.Nodes))
 	for id := range v.in.State.Nodes {
-		known[id] = true
+		out = append(out, id)
 	}
 	for id, live := range v.in.Live {
-		if live {
-			known[id] = true
+		if _, already := v.in.State.Nodes[id]; live && !already {
+			out = append(out, id)
 		}
 	}
+	return out
+}
+
+// listed tells that a node is there, or gone for a short time only.
+func (v *View) listed(id ids.Node) bool {
+	return v.live(id) || v.in.Now.Sub(v.goneSince(id)) <= StaleFor
+}
+
+func (v *View) listNodes() []api.Node {
 	out := []api.Node{}
 	on := v.modelsByNode()
-	for _, id := range slices.SortedFunc(maps.Keys(known), func(a, b ids.Node) int {
+	for _, id := range slices.SortedFunc(slices.Values(v.known()), func(a, b ids.Node) int {
 		return cmp.Or(cmp.Compare(strings.ToLower(v.name(a)), strings.ToLower(v.name(b))), cmp.Compare(a, b))
 	}) {
-		if n, listed := v.node(id, on[id]); listed {
-			out = append(out, n)
+		if v.listed(id) {
+			out = append(out, v.node(id, on[id]))
 		}
 	}
 	return out
@@ -65,8 +75,8 @@ type onNode struct {
 	reserved int64
 }
 
-// node describes one, and tells whether it is still to be listed.
-func (v *View) node(id ids.Node, on onNode) (api.Node, bool) {
+// node describes one.
+func (v *View) node(id ids.Node, on onNode) api.Node {
 	n, known := v.in.State.Nodes[id]
 	vitals, told := v.in.Vitals[id]
 	out := api.Node{
@@ -89,14 +99,11 @@ func (v *View) node(id ids.Node, on onNode) (api.Node, bool) {
 		out.Status = api.NodeUnknown
 	default:
 		gone := v.in.Now.Sub(v.goneSince(id))
-		if gone > StaleFor {
-			return out, false
-		}
 		out.Status, out.SecondsSinceSeen = api.NodeStale, max(0, round(gone.Seconds()))
 		out.IsMaster = false
 	}
 	v.measure(id, &out)
-	return out, true
+	return out
 }
 
 // goneSince is when a node was last there.

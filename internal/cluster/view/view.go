@@ -53,6 +53,7 @@ type View struct {
 	heads     map[string]cluster.InstanceVitals           // by instance
 	shards    map[shardKey]cluster.ShardVitals            // of live nodes
 	fetching  map[cluster.DownloadKey]cluster.ShardVitals // summed up
+	names     map[ids.Node]string                         // of nodes whose own name another one has too
 }
 
 type shardKey struct {
@@ -87,6 +88,7 @@ func Of(in Inputs) *View {
 			}
 		}
 	}
+	v.names = v.tellApart()
 	v.models = v.listModels()
 	v.nodes = v.listNodes()
 	v.downloads = v.listDownloads()
@@ -290,9 +292,9 @@ func (v *View) download(key cluster.DownloadKey) api.Download {
 	return d
 }
 
-// name is what people call a node.
+// name is what people call a node: no two that are listed have the same.
 func (v *View) name(id ids.Node) string {
-	return cmp.Or(v.in.State.Nodes[id].Name, string(id))
+	return cmp.Or(v.names[id], v.in.State.Nodes[id].Name, string(id))
 }
 
 // round gives one decimal, and 0 for what is no number.

@@ -352,3 +352,56 @@ func TestSwaps(t *testing.T) {
 		t.Errorf("what did not come can't be taken off the list: %q, %v", name, err)
 	}
 }
+
+// Nodes of one name, as on one machine, are told apart by the beginning of
+// their ids, and are found by what they are called.
+func TestNodesOfOneName(t *testing.T) {
+	in := inputs(t)
+	rename := func(id ids.Node, name string) {
+		n := in.State.Nodes[id]
+		n.Name = name
+		in.State.Nodes[id] = n
+	}
+	add := func(id ids.Node) {
+		n := in.State.Nodes["aa11"]
+		n.ID, n.Name = id, "VM"
+		in.State.Nodes[id] = n
+		in.Live[id] = true
+	}
+	for _, id := range []ids.Node{"aa11", "ab22"} {
+		rename(id, "vm")
+	}
+	add("cc33k")
+	add("cc33l")
+	v := view.Of(in)
+	for id, want := range map[string]string{"aa11": "vm-aa11", "ab22": "vm-ab22", "cc33k": "VM-cc33k", "cc33l": "VM-cc33l", "cc33": "mini-2", "dd44": "attic"} {
+		for _, ref := range []string{id, want, strings.ToUpper(want)} {
+			if n, err := v.Node(ref); err != nil || n.NodeID != id || n.FriendlyName != want {
+				t.Errorf("%s is %s (%s), %v; want %s (%s)", ref, n.NodeID, n.FriendlyName, err, id, want)
+			}
+		}
+	}
+	if got := v.Named("m fits aa11 and ab22"); got != "m fits vm-aa11 and vm-ab22" {
+		t.Errorf("named: %q", got)
+	}
+	if m, err := v.Status("org/Split-GGUF"); err != nil || strings.Join(m.Nodes, " ") != "vm-aa11 vm-ab22" {
+		t.Errorf("the model lies on %v, %v", m.Nodes, err)
+	}
+	if _, err := v.Node("vm"); err == nil || !strings.Contains(err.Error(), "any of: aa11 (vm-aa11), ab22 (vm-ab22), cc33k (VM-cc33k), cc33l (VM-cc33l);") {
+		t.Errorf("vm: %v", err)
+	}
+
+	// One that is no longer listed takes no name from the others.
+	delete(in.Live, "ab22")
+	gone := in.State.Nodes["ab22"]
+	gone.Online, gone.Since = false, now.Add(-time.Hour)
+	in.State.Nodes["ab22"] = gone
+	rename("cc33k", "k")
+	rename("cc33l", "l")
+	vitals := in.Vitals["ab22"]
+	vitals.At = now.Add(-time.Hour)
+	in.Vitals["ab22"] = vitals
+	if n, err := view.Of(in).Node("aa11"); err != nil || n.FriendlyName != "vm" {
+		t.Errorf("alone it is %s, %v", n.FriendlyName, err)
+	}
+}

@@ -380,10 +380,10 @@ func placed(v *view.View, l Loaded) place {
 		if k > 0 {
 			continue
 		}
-		p.speed, p.explanation = tenth(plan.Predicted.Decode), plan.Explanation
+		p.speed, p.explanation = tenth(plan.Predicted.Decode), v.Named(plan.Explanation)
 		for _, a := range plan.Alternatives {
 			p.alternatives = append(p.alternatives, api.Alternative{
-				Way: string(a.Way), Nodes: orEmpty(a.Nodes), PredictedTokensPerSecond: tenth(a.Predicted.Decode), Why: a.Why,
+				Way: string(a.Way), Nodes: orEmpty(a.Nodes), PredictedTokensPerSecond: tenth(a.Predicted.Decode), Why: v.Named(a.Why),
 			})
 		}
 	}
