@@ -182,7 +182,7 @@ func (a *app) printPeers(r *measure.PeersResult) error {
 	fmt.Fprintf(a.Stdout, "slots %d, context of each %d, threads %d; the idle server used %.1f %% of the time of the measured one\n",
 		r.Sizes.Slots, r.Sizes.Context, r.Sizes.Threads, 100*r.IdleShare)
 	if len(r.Figures) > 0 {
-		if err := table(a.Stdout, r.Table(), 4); err != nil {
+		if err := columns(a.Stdout, r.Table(), 4); err != nil {
 			return err
 		}
 	}
@@ -228,7 +228,7 @@ to start, the memory of an idle node, and a soak with many cancelled requests.`,
 			if asJSON {
 				return a.printJSON(res)
 			}
-			if err := table(a.Stdout, res.Table()); err != nil {
+			if err := columns(a.Stdout, res.Table()); err != nil {
 				return err
 			}
 			if res.Soak != nil {
@@ -299,7 +299,7 @@ func newBenchLoadCommand(a *app) *cobra.Command {
 			if asJSON {
 				return a.printJSON(res)
 			}
-			return table(a.Stdout, [][]string{
+			return columns(a.Stdout, [][]string{
 				{"FIGURE", "MEDIAN (RANGE)", "UNIT"},
 				{fmt.Sprintf("decode, streams: %d", streams), res.Decode.Spread("%.1f"), "tok/s"},
 				{"first token of the last stream", res.TTFT.Spread("%.4f"), "s"},

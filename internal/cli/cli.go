@@ -20,6 +20,7 @@ import (
 
 	"github.com/skein-run/skein/internal/cli/clustercmd"
 	"github.com/skein-run/skein/internal/cli/shardcmd"
+	"github.com/skein-run/skein/internal/cli/table"
 	"github.com/skein-run/skein/internal/config"
 	"github.com/skein-run/skein/internal/home"
 	"github.com/skein-run/skein/internal/interrupt"
@@ -158,10 +159,10 @@ func (a *app) report(ctx context.Context, err error) int {
 	}
 	var misuse *usageError
 	if errors.As(err, &misuse) {
-		fmt.Fprintf(a.Stderr, "skein: %s\nSee '%s --help'.\n", message, misuse.command)
+		a.say(fmt.Sprintf("skein: %s\nSee '%s --help'.", message, misuse.command))
 		return ExitUsage
 	}
-	fmt.Fprintf(a.Stderr, "skein: %s\n", message)
+	a.say("skein: " + message)
 	switch {
 	case told != nil:
 		return told.Code
@@ -171,12 +172,23 @@ func (a *app) report(ctx context.Context, err error) int {
 	return ExitFailure
 }
 
+// say writes sentences to stderr, broken between words where that is a
+// terminal.
+func (a *app) say(text string) {
+	width, _ := size(a.Stderr)
+	for _, line := range strings.Split(text, "\n") {
+		for _, l := range table.Wrap(line, width, 2) {
+			fmt.Fprintln(a.Stderr, l)
+		}
+	}
+}
+
 // home locates SKEIN_HOME.
 func (a *app) home() (home.Home, error) { return home.Locate(a.Getenv(home.Env)) }
 
 // note tells the user something beside the answer, unless -q was given.
 func (a *app) note(format string, args ...any) {
 	if !a.quiet {
-		fmt.Fprintf(a.Stderr, format+"\n", args...)
+		a.say(fmt.Sprintf(format, args...))
 	}
 }

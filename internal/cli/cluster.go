@@ -15,7 +15,8 @@ import (
 func (a *app) clusterEnv() clustercmd.Env {
 	return clustercmd.Env{
 		Stdout: a.Stdout, Stderr: a.Stderr, Connect: a.connectOrSay, Explain: explain, Usage: usage, Note: a.note, JSON: a.printJSON,
-		Width: func() int { return width(a.Stdout) }, WidthErr: func() int { return width(a.Stderr) }, Styled: a.styled,
+		Terminal: func() (int, int) { return size(a.Stdout) }, TerminalErr: func() (int, int) { return size(a.Stderr) },
+		Styled: a.styled, StyledErr: func() bool { return a.coloured(a.Stderr) },
 	}
 }
 
@@ -29,17 +30,17 @@ func (a *app) connectOrSay(ctx context.Context, silent bool) (*client.Client, er
 	return node, err
 }
 
-// width is that of the terminal behind a stream in characters; 0: it is none.
-func width(stream any) int {
+// size is that of the terminal behind a stream, in characters; 0: it is none.
+func size(stream any) (width, height int) {
 	f, ok := stream.(interface{ Fd() uintptr })
 	if !ok {
-		return 0
+		return 0, 0
 	}
-	w, _, err := term.GetSize(int(f.Fd()))
+	w, h, err := term.GetSize(int(f.Fd()))
 	if err != nil {
-		return 0 // not a terminal
+		return 0, 0 // not a terminal
 	}
-	return w
+	return w, h
 }
 
 // newClusterCommands makes `skein status`, `health`, `nodes`, `top`, `cluster`.

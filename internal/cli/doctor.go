@@ -123,7 +123,7 @@ func (d *doctor) report(asJSON bool) error {
 				rows = append(rows, []string{"", "", "fix: " + f.Fix})
 			}
 		}
-		if err := table(d.Stdout, rows); err != nil {
+		if err := columns(d.Stdout, rows); err != nil {
 			return err
 		}
 	}

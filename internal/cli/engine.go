@@ -146,7 +146,7 @@ func (a *app) printEngineStatus(s engineStatus) error {
 		}
 	}
 	rows = append(rows, []string{"fits here", string(s.Fits.Backend) + ": " + s.Fits.Why})
-	return table(a.Stdout, rows)
+	return columns(a.Stdout, rows)
 }
 
 // detectBackend chooses the backend that fits this machine.
@@ -282,7 +282,7 @@ func newEngineDevicesCommand(a *app) *cobra.Command {
 			for _, d := range info.Devices {
 				rows = append(rows, []string{d.Name, d.Type, d.Backend, bytesize.Format(int64(d.MemoryFree)), bytesize.Format(int64(d.MemoryTotal)), d.Description})
 			}
-			return table(a.Stdout, rows, 3, 4)
+			return columns(a.Stdout, rows, 3, 4)
 		},
 	}
 	addEngineDirFlag(cmd, &dir)

@@ -116,7 +116,7 @@ func (a *app) printEngineBench(spec wire.BenchSpec, r wire.BenchResult) error {
 		return []string{name, rate(s.Median), rate(s.Min), rate(s.Max), "tok/s"}
 	}
 	fmt.Fprintf(a.Stdout, "%s on llama.cpp %s, %d threads; load %.2f s\n", r.Model, r.Engine, r.Threads, r.LoadSeconds)
-	return table(a.Stdout, [][]string{
+	return columns(a.Stdout, [][]string{
 		{"", "MEDIAN", "MIN", "MAX", "UNIT"},
 		row(fmt.Sprintf("prefill, %d tokens in steps of %d", spec.Prompt, r.ChunkTokens), prefill),
 		row(fmt.Sprintf("decode, %d tokens, streams: %d", spec.Decode, spec.Streams), decode),

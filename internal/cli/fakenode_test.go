@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 
 	"github.com/skein-run/skein/api"
+	"github.com/skein-run/skein/client"
 	"github.com/skein-run/skein/internal/catalog"
 	"github.com/skein-run/skein/internal/home"
 	"github.com/skein-run/skein/internal/httpapi/manage"
@@ -69,6 +71,7 @@ func startFakeNode(where home.Home, o fakeOptions) (*server, error) {
 	mux := http.NewServeMux()
 	d.Register(mux)
 	mux.HandleFunc("POST /v1/chat/completions", n.chat)
+	mux.HandleFunc("GET /v1/models", n.models)
 	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
 	return &server{httptest.NewServer(n.guard(mux)), d}, nil
 }
@@ -114,6 +117,19 @@ func (n *fakeNode) Show(ctx context.Context, name string, contextLength, slots i
 
 func (n *fakeNode) Remove(ctx context.Context, name string) (api.LibraryEntry, error) {
 	return n.catalog.Remove(ctx, name)
+}
+
+// models lists those of the cluster in the form of the OpenAI API.
+func (n *fakeNode) models(w http.ResponseWriter, _ *http.Request) {
+	n.fleet.mu.Lock()
+	defer n.fleet.mu.Unlock()
+	var out struct {
+		Data []client.KnownModel `json:"data"`
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.fleet.in.State.Models)) {
+		out.Data = append(out.Data, client.KnownModel{ID: name})
+	}
+	_ = json.NewEncoder(w).Encode(out) // a client that hung up is a test's doing
 }
 
 // chat answers in the form of the OpenAI API: with what the request was, or as

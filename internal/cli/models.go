@@ -14,6 +14,7 @@ import (
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/internal/bytesize"
 	"github.com/skein-run/skein/internal/cli/clustercmd"
+	"github.com/skein-run/skein/internal/cli/table"
 )
 
 // library is the list of model files, behind a node or on this machine's disk.
@@ -74,29 +75,26 @@ func newModelsListCommand(a *app) *cobra.Command {
 
 // printEntries is the table of files; what is wrong with one stands below it.
 func (a *app) printEntries(entries []api.LibraryEntry) error {
+	width, _ := size(a.Stdout)
 	if len(entries) == 0 {
-		fmt.Fprintln(a.Stdout, "There is no model. Add one with 'skein models add FILE.gguf'.")
-		return nil
+		return table.Print(a.Stdout, table.Wrap("There is no model. Add one with 'skein models add FILE.gguf'.", width, 0)...)
 	}
-	rows := [][]string{{"NAME", "SIZE", "ARCHITECTURE", "QUANT", "PARAMETERS", "CONTEXT", "FROM"}}
+	g := table.New("NAME", "SIZE", "ARCHITECTURE", "QUANT", "PARAMETERS", "CONTEXT", "FROM").Right(1, 4, 5)
+	g.Drop(4).Cut(6, 10).Cut(0, 24).Cut(2, 12).Drop(2).Drop(5).Cut(0, 12).Drop(3).Drop(6).Cut(0, 8)
 	for _, e := range entries {
 		from := e.Source
 		if e.Problem != "" {
 			from += " (cannot be used)"
 		}
-		rows = append(rows, []string{
-			e.Name, bytesize.Format(e.SizeBytes), e.Architecture, e.Quantization, short(e.Parameters), count(e.ContextLength), from,
-		})
+		g.Add(table.T(e.Name), table.T(bytesize.Format(e.SizeBytes)), table.T(e.Architecture), table.T(e.Quantization), table.T(short(e.Parameters)), table.T(count(e.ContextLength)), table.T(from))
 	}
-	if err := table(a.Stdout, rows, 1, 4, 5); err != nil {
-		return err
-	}
+	lines := g.Lines(width, a.styled())
 	for _, e := range entries {
 		if e.Problem != "" {
-			fmt.Fprintf(a.Stdout, "%s cannot be used: %s\n", e.Name, e.Problem)
+			lines = append(lines, table.Wrap(table.Visible(e.Name+" cannot be used: "+e.Problem), width, 2)...)
 		}
 	}
-	return nil
+	return table.Print(a.Stdout, lines...)
 }
 
 func newModelsAddCommand(a *app) *cobra.Command {
@@ -202,7 +200,7 @@ func (a *app) printModel(m api.LibraryModel) error {
 			flat = append(flat, []string{key, line})
 		}
 	}
-	if err := table(a.Stdout, flat); err != nil {
+	if err := columns(a.Stdout, flat); err != nil {
 		return err
 	}
 	if memory := m.Memory; memory != nil {
@@ -212,7 +210,7 @@ func (a *app) printModel(m api.LibraryModel) error {
 			parts = append(parts, []string{"  recurrent states", bytesize.Format(memory.RecurrentBytes)})
 		}
 		parts = append(parts, []string{"  computing", bytesize.Format(memory.ComputeBytes)}, []string{"  total", bytesize.Format(memory.TotalBytes)})
-		if err := table(a.Stdout, parts, 1); err != nil {
+		if err := columns(a.Stdout, parts, 1); err != nil {
 			return err
 		}
 	}
@@ -221,7 +219,7 @@ func (a *app) printModel(m api.LibraryModel) error {
 	for i, kv := range m.Metadata {
 		metadata[i] = []string{"  " + kv.Key, kv.Type, oneLine(kv.Value, 80)}
 	}
-	if err := table(a.Stdout, metadata); err != nil {
+	if err := columns(a.Stdout, metadata); err != nil {
 		return err
 	}
 	fmt.Fprintln(a.Stdout, "\nChat template")

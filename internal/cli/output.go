@@ -33,15 +33,18 @@ func isTerminal(stream any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// styled says whether stdout may hold colours: it is a terminal that can show
-// them, and NO_COLOR is not set.
-func (a *app) styled() bool {
-	return isTerminal(a.Stdout) && a.Getenv("NO_COLOR") == "" && a.Getenv("TERM") != "dumb"
+// styled says whether stdout may hold colours.
+func (a *app) styled() bool { return a.coloured(a.Stdout) }
+
+// coloured says whether a stream may hold colours: it is a terminal that can
+// show them, and NO_COLOR is not set.
+func (a *app) coloured(stream any) bool {
+	return isTerminal(stream) && a.Getenv("NO_COLOR") == "" && a.Getenv("TERM") != "dumb"
 }
 
-// table prints rows with aligned columns, two blanks apart; the first row is
+// columns prints rows with aligned columns, two blanks apart; the first row is
 // the heading. The columns named in right are aligned to the right.
-func table(w io.Writer, rows [][]string, right ...int) error {
+func columns(w io.Writer, rows [][]string, right ...int) error {
 	var widths []int
 	for _, row := range rows {
 		for i, cell := range row {

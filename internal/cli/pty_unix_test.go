@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/creack/pty"
 
@@ -46,17 +47,28 @@ func (s *terminal) send(keys string) {
 	}
 }
 
-// startTerminal runs skein on a pseudo-terminal of a fixed size.
+// startTerminal runs skein on a pseudo-terminal of a fixed size, without colours.
 func startTerminal(t *testing.T, home string, args ...string) (*terminal, *exec.Cmd) {
 	t.Helper()
+	return startTerminalOf(t, home, pty.Winsize{Rows: 40, Cols: 200}, []string{"NO_COLOR=1"}, args...)
+}
+
+// startTerminalOf runs skein on a pseudo-terminal, with colours unless env says
+// otherwise.
+func startTerminalOf(t *testing.T, home string, size pty.Winsize, env []string, args ...string) (*terminal, *exec.Cmd) {
+	t.Helper()
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asProgram+"=1", "SKEIN_HOME="+home, "TERM=xterm", "NO_COLOR=1",
+	cmd.Env = append(os.Environ(), asProgram+"=1", "SKEIN_HOME="+home, "TERM=xterm", "NO_COLOR=",
 		"GORACE=atexit_sleep_ms=0", "SKEIN_HOST=", "SKEIN_PORT=", "SKEIN_API_KEY=")
-	f, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 40, Cols: 200})
+	cmd.Env = append(cmd.Env, env...)
+	f, err := pty.StartWithSize(cmd, &size)
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Nobody waits for ever for what does not come.
+	overdue := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
 	t.Cleanup(func() {
+		overdue.Stop()
 		_ = f.Close()
 		if cmd.ProcessState == nil {
 			_ = cmd.Process.Kill()

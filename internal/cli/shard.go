@@ -27,7 +27,7 @@ tells how it works.`,
 	}
 	cmd.AddCommand(shardcmd.New(shardcmd.Env{
 		Stdout: a.Stdout, Note: a.note, JSON: a.printJSON,
-		Table:  func(rows [][]string, right ...int) error { return table(a.Stdout, rows, right...) },
+		Table:  func(rows [][]string, right ...int) error { return columns(a.Stdout, rows, right...) },
 		Host:   a.shardHost,
 		Model:  a.benchModel,
 		Models: a.localModels,

@@ -1,6 +1,7 @@
 package clustercmd
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/client"
+	"github.com/skein-run/skein/internal/cli/table"
 )
 
 func newCluster(e Env) *cobra.Command {
@@ -47,7 +49,8 @@ func (e Env) aboutNode(use, short, what string, change func(ctx context.Context,
 				if asJSON {
 					return e.JSON(answer)
 				}
-				return printLines(e.Stdout, []string{visible(message)})
+				width, _ := e.Terminal()
+				return table.Print(e.Stdout, table.Wrap(table.Visible(message), width, 2)...)
 			})
 		},
 	}
@@ -99,8 +102,10 @@ task, a download, or the master, and for each command that somebody gave. With -
 				return nil
 			}
 			return e.do(cmd.Context(), func(c *client.Client) error {
+				n := named{}
 				return c.Follow(cmd.Context(), o, func(event api.Event) error {
-					line := e.line(event)
+					n.take(event)
+					line := n.line(event)
 					if asJSON {
 						b, err := json.Marshal(event)
 						if err != nil {
@@ -108,7 +113,7 @@ task, a download, or the master, and for each command that somebody gave. With -
 						}
 						line = string(b)
 					}
-					return printLines(e.Stdout, []string{line})
+					return table.Print(e.Stdout, line)
 				})
 			})
 		},
@@ -122,20 +127,37 @@ task, a download, or the master, and for each command that somebody gave. With -
 	return cmd
 }
 
+// named are the names of nodes by their ids, as far as events told them.
+type named map[string]string
+
+func (n named) take(event api.Event) {
+	if event.Node != nil {
+		n[event.Node.NodeID] = event.Node.FriendlyName
+	}
+	if event.Cluster != nil {
+		for _, node := range event.Cluster.Nodes {
+			n[node.NodeID] = node.FriendlyName
+		}
+	}
+}
+
+// of is what people call a node.
+func (n named) of(id string) string { return cmp.Or(n[id], id) }
+
 // line is an event for a person.
-func (e Env) line(event api.Event) string {
+func (n named) line(event api.Event) string {
 	what := ""
 	switch {
 	case event.Cluster != nil:
 		o := event.Cluster
-		what = fmt.Sprintf("%s, %s, master %s", plural(o.NodeCount, "node"), plural(len(o.Models), "model"), o.MasterNodeID)
+		what = fmt.Sprintf("%s, %s, master %s", plural(o.NodeCount, "node"), plural(len(o.Models), "model"), cmp.Or(n.of(o.MasterNodeID), "none"))
 		if event.Reason != "" {
 			what += " (" + event.Reason + ")"
 		}
 	case event.Node != nil:
-		n := event.Node
-		what = fmt.Sprintf("%s %s, %.1f of %.1f GB free", n.FriendlyName, n.Status, n.RAMAvailableGB, n.RAMTotalGB)
-		if n.Draining {
+		x := event.Node
+		what = fmt.Sprintf("%s %s, %.1f of %.1f GB free", x.FriendlyName, x.Status, x.RAMAvailableGB, x.RAMTotalGB)
+		if x.Draining {
 			what += ", draining"
 		}
 	case event.Model != nil:
@@ -147,14 +169,14 @@ func (e Env) line(event api.Event) string {
 		what = fmt.Sprintf("%s of %s: %s", event.Task.TaskType, event.Task.ModelID, event.Task.Status)
 	case event.Audit != nil:
 		a := event.Audit
-		what = fmt.Sprintf("%s by key %s at %s: %s", a.What, a.Key, a.NodeID, a.Result)
+		what = fmt.Sprintf("%s by key %s at %s: %s", a.What, a.Key, n.of(a.NodeID), a.Result)
 		if a.Count > 1 {
 			what += fmt.Sprintf(" (%d times)", a.Count)
 		}
 	case event.MasterNodeID != nil:
 		what = "there is none any more"
 		if *event.MasterNodeID != "" {
-			what = *event.MasterNodeID
+			what = n.of(*event.MasterNodeID)
 		}
 	}
 	at := time.UnixMilli(int64(event.Timestamp * 1000)).Format("15:04:05")
@@ -162,5 +184,5 @@ func (e Env) line(event api.Event) string {
 	if change == "" {
 		change = "now"
 	}
-	return visible(fmt.Sprintf("%s %-8s %-7s %s", at, event.Type, change, what))
+	return table.Visible(fmt.Sprintf("%s %-8s %-7s %s", at, event.Type, change, what))
 }

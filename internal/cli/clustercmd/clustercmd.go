@@ -12,6 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,10 +40,11 @@ type Env struct {
 	Usage   func(cmd *cobra.Command, format string, args ...any) error
 	Note    func(format string, args ...any) // for the user, beside the answer; silent with -q
 	JSON    func(v any) error                // prints a document
-	// Width is that of the terminal behind stdout and stderr in characters; 0:
-	// it is none. Styled tells whether stdout may hold colours.
-	Width, WidthErr func() int
-	Styled          func() bool
+	// Terminal is how wide and high the terminal behind stdout is, in characters;
+	// 0: it is none. Styled tells whether stdout may hold colours. The others
+	// are the same of stderr.
+	Terminal, TerminalErr func() (width, height int)
+	Styled, StyledErr     func() bool
 }
 
 // ExitError ends the program with a code. With Err it is printed first.
@@ -77,27 +80,36 @@ func (e Env) do(ctx context.Context, work func(c *client.Client) error) error {
 		return err
 	}
 	defer c.Close()
-	return e.hint(work(c))
+	return e.Hint(work(c))
 }
 
 // hints are the commands to type next, by the code of an error.
 var hints = map[string]string{
-	api.CodeModelNotFound:  "'skein models list' shows the files there are",
-	api.CodeAmbiguousModel: "'skein models list' shows the full names",
-	api.CodeModelNotLoaded: "'skein models' shows what is loaded",
-	api.CodeModelLoaded:    "see 'skein models', or unload it with 'skein models unload'",
-	api.CodeNoMemory:       "free memory with 'skein models unload NAME', or see what would fit with --dry-run",
-	api.CodeNodeNotFound:   "'skein nodes' lists them",
-	api.CodeAmbiguousNode:  "'skein nodes' shows their ids",
-	api.CodeNotEnoughNodes: "'skein nodes' shows the workers",
-	api.CodeNotPlaceable:   "'skein models load --dry-run' shows what can be done",
-	api.CodeNoMaster:       "'skein status' shows who could lead",
-	api.CodeUnconfirmed:    "see what became of it with 'skein status'",
-	api.CodeConflict:       "see 'skein status', then try again",
+	api.CodeModelNotFound:     "'skein models list' shows the files there are; 'skein models add FILE' adds one",
+	api.CodeAmbiguousModel:    "'skein models list' shows the full names",
+	api.CodeModelNotLoaded:    "'skein models' shows what is loaded",
+	api.CodeModelLoaded:       "'skein models' shows it, 'skein models unload NAME' unloads it; 'skein models load NAME --replicas 2' asks for one more",
+	api.CodeNoMemory:          "free memory with 'skein models unload NAME', take its place with 'skein models swap OLD NEW', or see what would fit with 'skein models load NAME --dry-run'",
+	api.CodeDiskFull:          "'skein nodes' shows the machines, 'skein nodes ID' their disks",
+	api.CodeNodeNotFound:      "'skein nodes' lists them",
+	api.CodeAmbiguousNode:     "'skein nodes' shows their ids",
+	api.CodeNotEnoughNodes:    "'skein nodes' shows the workers",
+	api.CodeNotPlaceable:      "'skein models load NAME --dry-run' shows what can be done",
+	api.CodeNoMaster:          "'skein status' shows who could lead",
+	api.CodeUnconfirmed:       "see what became of it with 'skein status'",
+	api.CodeConflict:          "see 'skein status', then try again",
+	api.CodeUnavailable:       "'skein status' shows how the cluster is",
+	api.CodeInternal:          "'skein doctor' checks this machine; the log of 'skein serve -v' says more",
+	api.CodeInsufficientRole:  "name a key that may: 'skein --api-key KEY', or SKEIN_API_KEY; 'skein keys add NAME --role manage' makes one",
+	api.CodeKeyNotFound:       "'skein keys list' shows those there are",
+	api.CodeRateLimit:         "try again in a moment; 'skein keys list' shows the limits of each key",
+	api.CodeInvalidModelFile:  "'skein models show FILE' says what is in it",
+	api.CodeFileNotFound:      "'skein models list' shows the files there are",
+	api.CodeModelNotRemovable: "'skein models list' shows where each comes from",
 }
 
-// hint adds the next command to type to what a node refused.
-func (e Env) hint(err error) error {
+// Hint adds the next command to type to what a node refused.
+func (e Env) Hint(err error) error {
 	var refused *api.Error
 	if errors.As(err, &refused) {
 		if next := hints[refused.ErrorCode()]; next != "" && !strings.Contains(err.Error(), "'skein ") {
@@ -150,6 +162,8 @@ func (s *span) Set(text string) error {
 func ago(seconds float64) string {
 	d := time.Duration(seconds * float64(time.Second))
 	switch {
+	case d > 0 && d < 950*time.Millisecond:
+		return fmt.Sprintf("%.1f s", d.Seconds())
 	case d < 2*time.Minute:
 		return fmt.Sprintf("%.0f s", d.Seconds())
 	case d < 2*time.Hour:
@@ -169,61 +183,70 @@ func plural(n int, one string) string {
 }
 
 // completeModels offers names of models: of those that are loaded, or of all
-// there are. Completion can't show an error, so there are no offers instead.
+// there are. Who typed the beginning of a short name is offered short ones.
 func (e Env) completeModels(loaded bool) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
-		return e.offer(cmd.Context(), word, func(ctx context.Context, c *client.Client) ([]string, error) {
+		return e.offer(cmd.Context(), word, func(ctx context.Context, c *client.Client) (full, short []string, err error) {
 			o, err := c.Overview(ctx)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
-			var names []string
 			for _, m := range o.Models {
-				names = append(names, m.ModelID)
+				full = append(full, m.ModelID)
 			}
-			if loaded {
-				return names, nil
+			if !loaded {
+				all, err := c.Models(ctx) // of all nodes
+				if err != nil {
+					return nil, nil, err
+				}
+				for _, m := range all {
+					full = append(full, m.ID)
+				}
 			}
-			files, err := c.Library().List(ctx)
-			for _, f := range files {
-				names = append(names, f.Name)
+			for _, name := range full {
+				short = append(short, path.Base(name))
 			}
-			return names, err
+			return full, short, nil
 		})
 	}
 }
 
-// completeNodes offers names of nodes.
+// completeNodes offers names of nodes, or ids to who types one.
 func (e Env) completeNodes(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
-	return e.offer(cmd.Context(), word, func(ctx context.Context, c *client.Client) ([]string, error) {
+	return e.offer(cmd.Context(), word, func(ctx context.Context, c *client.Client) (names, ids []string, err error) {
 		list, err := c.Nodes(ctx)
-		var names []string
 		for _, n := range list.Nodes {
-			names = append(names, n.FriendlyName)
+			names, ids = append(names, n.FriendlyName), append(ids, n.NodeID)
 		}
-		return names, err
+		return names, ids, err
 	})
 }
 
-func (e Env) offer(ctx context.Context, word string, names func(context.Context, *client.Client) ([]string, error)) ([]string, cobra.ShellCompDirective) {
+// offer gives the words that begin like what was typed: of the first choice,
+// or if there are none, of the second. Completion can't show an error, so there
+// are no offers instead.
+func (e Env) offer(ctx context.Context, word string, words func(context.Context, *client.Client) (first, second []string, err error)) ([]string, cobra.ShellCompDirective) {
 	c, err := e.Connect(ctx, true)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	defer c.Close()
-	all, err := names(ctx, c)
+	first, second, err := words(ctx, c)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	var out []string
-	seen := map[string]bool{}
-	for _, n := range all {
-		if !seen[n] && len(n) >= len(word) && strings.EqualFold(n[:len(word)], word) {
-			out = append(out, n)
+	for _, all := range [][]string{first, second} {
+		var out []string
+		for _, w := range all {
+			if !slices.Contains(out, w) && len(w) >= len(word) && strings.EqualFold(w[:len(word)], word) {
+				out = append(out, w)
+			}
 		}
-		seen[n] = true
+		if len(out) > 0 {
+			return out, cobra.ShellCompDirectiveNoFileComp
+		}
 	}
-	return out, cobra.ShellCompDirectiveNoFileComp
+	return nil, cobra.ShellCompDirectiveNoFileComp
 }
 
 // at limits a completion to one place among the arguments.

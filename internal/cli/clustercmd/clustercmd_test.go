@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -16,10 +19,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
-	"pgregory.net/rapid"
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/client"
+	"github.com/skein-run/skein/internal/cli/table"
 )
 
 // said is what a command wrote.
@@ -60,12 +63,13 @@ func node(t *testing.T, events ...api.Event) *client.Client {
 func env(s *said, c *client.Client, width int, styled bool) Env {
 	return Env{
 		Stdout: &s.out, Stderr: &s.err,
-		Connect: func(context.Context, bool) (*client.Client, error) { return c, nil },
-		Explain: func(err error) error { return err },
-		Usage:   func(_ *cobra.Command, format string, args ...any) error { return fmt.Errorf(format, args...) },
-		Note:    func(format string, args ...any) { fmt.Fprintf(&s.err, format+"\n", args...) },
-		JSON:    func(v any) error { return json.NewEncoder(&s.out).Encode(v) },
-		Width:   func() int { return width }, WidthErr: func() int { return width }, Styled: func() bool { return styled },
+		Connect:  func(context.Context, bool) (*client.Client, error) { return c, nil },
+		Explain:  func(err error) error { return err },
+		Usage:    func(_ *cobra.Command, format string, args ...any) error { return fmt.Errorf(format, args...) },
+		Note:     func(format string, args ...any) { fmt.Fprintf(&s.err, format+"\n", args...) },
+		JSON:     func(v any) error { return json.NewEncoder(&s.out).Encode(v) },
+		Terminal: func() (int, int) { return width, 24 }, TerminalErr: func() (int, int) { return width, 24 },
+		Styled: func() bool { return styled }, StyledErr: func() bool { return styled },
 	}
 }
 
@@ -139,13 +143,13 @@ func TestWaitEnds(t *testing.T) {
 func TestWaitOnATerminal(t *testing.T) {
 	var s said
 	c := node(t, snapshot(model("i", api.StatusDownloading, "fetching 3.1/4.2 GB (74%)", 74)), changed(model("i", api.StatusLoading, "loading layer 6/24 (25%)", 25)), changed(model("i", api.StatusReady, "ready", 100)))
-	if err := env(&s, c, 80, true).wait(t.Context(), c, "org/m", "i", time.Minute); err != nil {
+	if err := env(&s, c, 80, false).wait(t.Context(), c, "org/m", "i", time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	frames := strings.Split(s.err.String(), "\x1b[3A\x1b[J")
-	want := "m                            [###############-----] fetching 3.1/4.2 GB (74%)\n" +
-		"  a stage 1/2, layers 0-11   [###############-----] fetching 3.1/4.2 GB (74%)\n" +
-		"  b stage 2/2, layers 12-23  [--------------------] waiting\n"
+	want := "m                            [#######---]  fetching 3.1/4.2 GB (74%)\n" +
+		"  a stage 1/2, layers 0-11   [#######---]  fetching 3.1/4.2 GB (74%)\n" +
+		"  b stage 2/2, layers 12-23  [----------]  waiting\n"
 	if len(frames) != 3 || frames[0] != want || !strings.HasSuffix(frames[2], "org/m is ready\n") {
 		t.Errorf("%d frames\n%s", len(frames), cmp.Diff(want, frames[0]))
 	}
@@ -176,6 +180,103 @@ func TestTop(t *testing.T) {
 	for k, text := range map[int]string{1: "2 nodes, master \x1b[1ma\x1b[0m", 2: "\x1b[1mb\x1b[0m", 3: "\x1b[32mready\x1b[0m", 4: "master \x1b[1mb\x1b[0m", 5: "9 s", 7: "No model is loaded", 8: "the connection broke"} {
 		if !strings.Contains(screens[k], text) {
 			t.Errorf("screen %d lacks %q:\n%s", k, text, screens[k])
+		}
+		if !strings.Contains(screens[k], "Ctrl-C ends") {
+			t.Errorf("screen %d does not say how to end it:\n%s", k, screens[k])
+		}
+	}
+}
+
+// More nodes than lines: the screen never scrolls, and says that there is more.
+func TestTopOfManyNodes(t *testing.T) {
+	var s said
+	e := env(&s, nil, 60, false)
+	o := api.Overview{NodeCount: 100, Timestamp: 1}
+	for k := range 100 {
+		o.Nodes = append(o.Nodes, api.Node{NodeID: fmt.Sprint(k), FriendlyName: fmt.Sprintf("node-%d", k), Status: api.NodeOnline})
+	}
+	if err := e.screen(o, "the connection broke"); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(s.out.String(), lineEnd)
+	if len(lines) != 24 || !strings.HasPrefix(lines[21], "… and ") {
+		t.Errorf("%d lines, the last of the list is %q", len(lines), lines[len(lines)-3])
+	}
+}
+
+// Each code that a node may answer with has its next command, or a reason why
+// there is none.
+func TestErrorsNameTheNextCommand(t *testing.T) {
+	none := map[string]string{
+		"CodeInvalidBody": "the command made the body", "CodeInvalidValue": "the message names the flag's field and its range",
+		"CodeKeyReused": "commands never use a key twice", "CodeNotImplemented": "the message says what to do instead", "CodeInvalidAPIKey": "package cli says how to give one",
+	}
+	file, err := parser.ParseFile(token.NewFileSet(), "../../../api/errors.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, d := range file.Decls {
+		g, ok := d.(*ast.GenDecl)
+		if !ok || g.Tok != token.CONST {
+			continue
+		}
+		for _, spec := range g.Specs {
+			v := spec.(*ast.ValueSpec)
+			name := v.Names[0].Name
+			if !strings.HasPrefix(name, "Code") {
+				continue
+			}
+			seen++
+			code := strings.Trim(v.Values[0].(*ast.BasicLit).Value, `"`)
+			switch hint := hints[code]; {
+			case hint == "" && none[name] == "":
+				t.Errorf("%s (%s) has no hint", name, code)
+			case hint != "" && !strings.Contains(hint, "'skein "):
+				t.Errorf("the hint of %s names no command: %s", name, hint)
+			}
+		}
+	}
+	if seen < 20 {
+		t.Errorf("only %d codes were found", seen)
+	}
+	e := env(&said{}, nil, 0, false)
+	if err := e.Hint(api.NewError(404, api.CodeNodeNotFound, "", "there is no node x")); !strings.HasSuffix(err.Error(), "x\n  'skein nodes' lists them") {
+		t.Errorf("%v", err)
+	}
+}
+
+// Every table keeps within the terminal, and shows what counts most.
+func TestWidths(t *testing.T) {
+	long := strings.Repeat("very-long-name-", 5)
+	m := model("i", api.StatusDownloading, "fetching 3.1/4.2 GB (74%)", 74)
+	m.ModelName = long
+	o := api.Overview{
+		NodeCount: 2, MasterNodeID: "n1", TotalRAMGB: 1234.5, AvailableRAMGB: 1000.1, TokensPerSecond: 123.4,
+		Nodes: []api.Node{
+			{NodeID: strings.Repeat("N", 26), FriendlyName: long, Status: api.NodeOnline, RAMTotalGB: 512, LoadedModels: []string{long, "b"}, IPAddresses: []string{"192.168.1.200", "fd00::2"}, Roles: []string{"master", "candidate"}},
+			{NodeID: "n2", FriendlyName: "b", Status: api.NodeStale, SecondsSinceSeen: 300, RAMTotalGB: 64},
+		},
+		Models:    []api.Model{*m, {ModelName: "broken", Status: api.StatusFailed, Error: strings.Repeat("why ", 40)}},
+		Downloads: []api.Download{{ModelID: long, NodeName: long, Status: api.DownloadFailed, Error: strings.Repeat("no space ", 20), TotalGB: 99.9}},
+	}
+	for _, width := range []int{20, 40, 60, 80, 120} {
+		var s said
+		e := env(&s, nil, width, true)
+		lines := e.frame(o)
+		lines = append(lines, progressLines(*m, width, true)...)
+		lines = append(lines, e.describeModel(api.ModelStatus{ModelID: "org/m", Status: m.Status, Progress: m.Progress, Nodes: []string{"a", "b"}}, []api.Model{*m})...)
+		for _, l := range lines {
+			if n := table.Width(l); n > width {
+				t.Errorf("%d characters on a terminal of %d: %q", n, width, l)
+			}
+		}
+		if text := strings.Join(lines, "\n"); width >= 40 {
+			for _, want := range []string{"very-lo", "gone 5 min", "fetching", "failed"} {
+				if !strings.Contains(text, want) {
+					t.Errorf("width %d lacks %q:\n%s", width, want, text)
+				}
+			}
 		}
 	}
 }
@@ -211,7 +312,7 @@ func TestEvents(t *testing.T) {
 			continue
 		}
 		for k, want := range []string{
-			"snapshot now     2 nodes, 0 models, master n1", "model    changed org/m on a, b: loading layer 6/24 (25%)", "master   changed there is none any more",
+			"snapshot now     2 nodes, 0 models, master a", "model    changed org/m on a, b: loading layer 6/24 (25%)", "master   changed there is none any more",
 			"node     changed a\uFFFD stale, 0.0 of 0.0 GB free, draining", "task     added   chat of org/m: running", "download removed d to a: completed, 100 % of 4.2 GB",
 		} {
 			if _, got, _ := strings.Cut(lines[k], " "); got != want {
@@ -221,59 +322,8 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// A grid keeps within its width if its columns can give way at all, shows every
-// row, and never cuts what must not be cut.
-func TestGridFits(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		word := rapid.StringMatching(`[a-zäö/]{0,40}`)
-		g := newGrid("NAME", "N", "TEXT").alignRight(1).cut(0, 2)
-		rows := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) [3]string {
-			return [3]string{word.Draw(t, "name"), fmt.Sprint(rapid.IntRange(0, 99999).Draw(t, "n")), word.Draw(t, "text")}
-		}), 0, 8).Draw(t, "rows")
-		for _, r := range rows {
-			g.add(cell{r[0], bold}, t2(r[1]), cell{r[2], bad})
-		}
-		width := rapid.IntRange(0, 120).Draw(t, "width")
-		lines := g.lines(width, false)
-		if len(lines) != len(rows)+1 {
-			t.Fatalf("%d lines of %d rows", len(lines), len(rows))
-		}
-		styled := g.lines(width, true)
-		for k, l := range lines {
-			// The narrowest: two columns of eight, one of five, and what is between.
-			if n := utf8.RuneCountInString(l); width > 0 && n > max(width, 25) {
-				t.Fatalf("%d characters, width %d: %q", n, width, l)
-			}
-			if k > 0 && !strings.Contains(l, rows[k-1][1]) {
-				t.Fatalf("%q lacks %s", l, rows[k-1][1])
-			}
-			if width == 0 && k > 0 && !strings.Contains(l, rows[k-1][0]) {
-				t.Fatalf("%q is cut without need", l)
-			}
-			if strip(styled[k]) != l {
-				t.Fatalf("colours move text:\n%q\n%q", strip(styled[k]), l)
-			}
-		}
-	})
-}
-
-func t2(s string) cell { return cell{text: s} }
-
-// strip takes colours off, and the blanks that they hid at the end.
-func strip(s string) string {
-	var out strings.Builder
-	for {
-		before, after, ok := strings.Cut(s, "\x1b[")
-		out.WriteString(before)
-		if !ok {
-			return strings.TrimRight(out.String(), " ")
-		}
-		_, s, _ = strings.Cut(after, "m")
-	}
-}
-
 func TestTexts(t *testing.T) {
-	for seconds, want := range map[float64]string{0: "0 s", 90: "90 s", 600: "10 min", 10800: "3 h", 400000: "5 days"} {
+	for seconds, want := range map[float64]string{0: "0 s", 0.5: "0.5 s", 90: "90 s", 600: "10 min", 10800: "3 h", 400000: "5 days"} {
 		if got := ago(seconds); got != want {
 			t.Errorf("%v s is %q, want %q", seconds, got, want)
 		}
@@ -290,12 +340,6 @@ func TestTexts(t *testing.T) {
 			t.Errorf("%q was taken as %v", text, time.Duration(s))
 		}
 	}
-	if got := bar(150, 4) + bar(-5, 4) + bar(50, 4); got != "[####][----][##--]" {
-		t.Errorf("bars %s", got)
-	}
-	if got := shorten("a\x1b[31mb", 3); got != "a\uFFFD…" {
-		t.Errorf("shortened %q", got)
-	}
 }
 
 // What can't be written is told.
@@ -303,9 +347,10 @@ func TestClosedOutput(t *testing.T) {
 	var s said
 	e := env(&s, nil, 0, false)
 	e.Stdout = closed{}
-	if err := printLines(e.Stdout, []string{"x"}); !errors.Is(err, io.ErrClosedPipe) {
+	if err := table.Print(e.Stdout, "x"); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("%v", err)
 	}
+	e.Terminal = func() (int, int) { return 70, 24 }
 	c := node(t, snapshot())
 	if err := e.top(t.Context(), c); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("top: %v", err)

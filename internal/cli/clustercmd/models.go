@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/client"
+	"github.com/skein-run/skein/internal/cli/table"
 )
 
 // Loaded is the bare `skein models`: what is loaded and what is being fetched.
@@ -26,24 +26,26 @@ func (e Env) Loaded(ctx context.Context, asJSON bool) error {
 		if asJSON {
 			return e.JSON(models)
 		}
+		width, _ := e.Terminal()
 		if len(models.Loaded) == 0 && len(models.Downloading) == 0 {
-			return printLines(e.Stdout, []string{"No model is loaded. One is loaded when it is first asked for; 'skein models list' shows what there is."})
+			return table.Print(e.Stdout, table.Wrap("No model is loaded. One is loaded when it is first asked for; 'skein models list' shows what there is.", width, 0)...)
 		}
 		var lines []string
 		if len(models.Loaded) > 0 {
-			g := newGrid("MODEL", "STATUS", "CONTEXT", "SLOTS", "MEMORY", "NODES").alignRight(2, 3, 4).cut(0, 5)
+			g := table.New("MODEL", "STATUS", "CONTEXT", "SLOTS", "MEMORY", "NODES").Right(2, 3, 4)
+			g.Shorten(5).Cut(0, 24).Drop(3).Drop(2).Cut(5, 10).Cut(0, 12).Drop(5).Cut(0, 8)
 			for _, m := range models.Loaded {
-				g.add(cell{m.ModelName, bold}, cell{m.Status, look(m.Status)}, t(number(m.ContextLength)), t(number(m.Slots)), t(fmt.Sprintf("%.1f GB", m.MemoryGB)), t(cmp.Or(strings.Join(m.NodeNames, ", "), "-")))
+				g.Add(name(m.ModelName), table.Cell{Text: m.Status, Style: look(m.Status)}, table.T(number(m.ContextLength)), table.T(number(m.Slots)), table.T(fmt.Sprintf("%.1f GB", m.MemoryGB)), places(m.NodeNames))
 			}
-			lines = append(g.lines(e.Width(), e.Styled()), failures(models.Loaded)...)
+			lines = append(g.Lines(width, e.Styled()), failures(models.Loaded, width)...)
 		}
 		if len(models.Downloading) > 0 {
 			if len(lines) > 0 {
 				lines = append(lines, "")
 			}
-			lines = append(lines, downloadGrid(models.Downloading).lines(e.Width(), e.Styled())...)
+			lines = append(lines, downloadTable(models.Downloading).Lines(width, e.Styled())...)
 		}
-		return printLines(e.Stdout, lines)
+		return table.Print(e.Stdout, lines...)
 	})
 }
 
@@ -63,26 +65,51 @@ func newModelStatus(e Env) *cobra.Command {
 				if asJSON {
 					return e.JSON(s)
 				}
-				text := fmt.Sprintf("%s: %s", s.ModelID, paint(visible(cmp.Or(s.Progress, s.Status)), look(s.Status), e.Styled()))
-				if len(s.Nodes) > 0 {
-					text += " on " + strings.Join(s.Nodes, ", ")
+				parts, err := c.ClusterModels(cmd.Context())
+				if err != nil {
+					return err
 				}
-				if s.Replicas > 1 {
-					text += fmt.Sprintf(" (%d of %d replicas ready)", s.ReadyReplicas, s.Replicas)
-				}
-				lines := []string{text}
-				switch {
-				case s.Error != "" && !strings.Contains(s.Progress, s.Error):
-					lines = append(lines, visible(s.Error))
-				case !s.Found:
-					lines = append(lines, "load it with 'skein models load "+s.ModelID+"'")
-				}
-				return printLines(e.Stdout, lines)
+				return table.Print(e.Stdout, e.describeModel(s, parts.Loaded)...)
 			})
 		},
 	}
 	jsonFlag(cmd, &asJSON)
 	return cmd
+}
+
+// describeModel says how far a model is, and its parts if it has several.
+func (e Env) describeModel(s api.ModelStatus, loaded []api.Model) []string {
+	width, _ := e.Terminal()
+	text := fmt.Sprintf("%s: %s", table.Visible(s.ModelID), table.Paint(table.Visible(cmp.Or(s.Progress, s.Status)), look(s.Status), e.Styled()))
+	if len(s.Nodes) > 0 {
+		text += " on " + table.Visible(strings.Join(s.Nodes, ", "))
+	}
+	if s.Replicas > 1 {
+		text += fmt.Sprintf(" (%d of %d replicas ready)", s.ReadyReplicas, s.Replicas)
+	}
+	lines := table.Wrap(text, width, 2)
+	switch {
+	case s.Error != "" && !strings.Contains(s.Progress, s.Error):
+		lines = append(lines, table.Wrap(table.Visible(s.Error), width, 2)...)
+	case !s.Found:
+		lines = append(lines, table.Wrap("load it with 'skein models load "+table.Visible(s.ModelID)+"'", width, 2)...)
+	}
+	g := table.New("NODE", "PART", "STATUS", "MEMORY").Right(3)
+	g.Cut(1, 24).Cut(0, 12).Cut(2, 12).Drop(3).Cut(1, 10).Cut(0, 8)
+	parts := 0
+	for _, m := range loaded {
+		if m.ModelID != s.ModelID {
+			continue
+		}
+		for _, part := range m.Shards {
+			parts++
+			g.Add(name(part.NodeName), table.T(part.Role), table.Cell{Text: cmp.Or(part.Progress, part.Status), Style: look(part.Status)}, table.T(fmt.Sprintf("%.1f GB", part.MemoryGB)))
+		}
+	}
+	if parts > 1 {
+		lines = append(append(lines, ""), g.Lines(width, e.Styled())...)
+	}
+	return lines
 }
 
 // placing are the flags that say how a model is to be placed.
@@ -151,7 +178,7 @@ where it would go, how fast it would be, and what else there is.`,
 					if err := e.JSON(a); err != nil {
 						return err
 					}
-				} else if err := e.told(p.dryRun, a.Message, a.Placement, a.EstimatedMemoryGB, a.PredictedTokensPerSecond, a.Explanation, a.Alternatives); err != nil {
+				} else if err := e.told(cmd.Context(), c, p.dryRun, a.Message, a.Placement, a.EstimatedMemoryGB, a.PredictedTokensPerSecond, a.Explanation, a.Alternatives); err != nil {
 					return err
 				}
 				if !p.wait {
@@ -167,30 +194,47 @@ where it would go, how fast it would be, and what else there is.`,
 }
 
 // told prints what was decided.
-func (e Env) told(dryRun bool, message string, places map[string]string, memory, speed float64, explanation string, alternatives []api.Alternative) error {
-	message = fmt.Sprintf("%s; %.1f GB of memory", visible(message), memory)
+func (e Env) told(ctx context.Context, c *client.Client, dryRun bool, message string, placement map[string]string, memory, speed float64, explanation string, alternatives []api.Alternative) error {
+	width, _ := e.Terminal()
+	message = fmt.Sprintf("%s; %.1f GB of memory", table.Visible(message), memory)
 	if speed > 0 {
 		message += fmt.Sprintf(", about %.1f tokens/s", speed)
 	}
-	lines := []string{message}
+	lines := table.Wrap(message, width, 2)
 	if dryRun {
-		g := newGrid("NODE", "PART").cut(0, 1)
-		for _, id := range slices.Sorted(maps.Keys(places)) {
-			g.add(t(id), t(places[id]))
+		names, err := nodeNames(ctx, c)
+		if err != nil {
+			return err
 		}
-		lines = append(lines, g.lines(e.Width(), e.Styled())...)
+		g := table.New("NODE", "PART").Cut(0, 12).Cut(1, 12)
+		for _, id := range slices.SortedFunc(maps.Keys(placement), func(a, b string) int {
+			return cmp.Or(cmp.Compare(placement[a], placement[b]), cmp.Compare(a, b)) // stage after stage
+		}) {
+			g.Add(name(cmp.Or(names[id], id)), table.T(placement[id]))
+		}
+		lines = append(lines, g.Lines(width, e.Styled())...)
 		if explanation != "" {
-			lines = append(lines, visible(explanation))
+			lines = append(lines, table.Wrap(table.Visible(explanation), width, 0)...)
 		}
 		for _, a := range alternatives {
 			text := fmt.Sprintf("  %s: about %.1f tokens/s", a.Way, a.PredictedTokensPerSecond)
 			if a.Why != "" {
 				text = fmt.Sprintf("  %s: %s", a.Way, a.Why)
 			}
-			lines = append(lines, visible(text))
+			lines = append(lines, table.Wrap(table.Visible(text), width, 2)...)
 		}
 	}
-	return printLines(e.Stdout, lines)
+	return table.Print(e.Stdout, lines...)
+}
+
+// nodeNames are those of all nodes, by id.
+func nodeNames(ctx context.Context, c *client.Client) (map[string]string, error) {
+	nodes, err := c.Nodes(ctx)
+	out := map[string]string{}
+	for _, n := range nodes.Nodes {
+		out[n.NodeID] = n.FriendlyName
+	}
+	return out, err
 }
 
 // drainFlag gives a command --drain.
@@ -216,7 +260,8 @@ func newUnload(e Env) *cobra.Command {
 				if asJSON {
 					return e.JSON(a)
 				}
-				return printLines(e.Stdout, []string{fmt.Sprintf("%s; this frees %.1f GB", visible(a.Message), a.FreedMemoryGB)})
+				width, _ := e.Terminal()
+				return table.Print(e.Stdout, table.Wrap(fmt.Sprintf("%s; this frees %.1f GB", table.Visible(a.Message), a.FreedMemoryGB), width, 2)...)
 			})
 		},
 	}
@@ -252,7 +297,7 @@ old model that are in progress go on for --drain.`,
 					if err := e.JSON(a); err != nil {
 						return err
 					}
-				} else if err := e.told(p.dryRun, a.Message, a.Placement, a.EstimatedLoadMemoryGB, a.PredictedTokensPerSecond, a.Explanation, nil); err != nil {
+				} else if err := e.told(cmd.Context(), c, p.dryRun, a.Message, a.Placement, a.EstimatedLoadMemoryGB, a.PredictedTokensPerSecond, a.Explanation, nil); err != nil {
 					return err
 				}
 				if !p.wait {
@@ -265,22 +310,4 @@ old model that are in progress go on for --drain.`,
 	p.add(e, cmd)
 	drainFlag(cmd, &drain)
 	return cmd
-}
-
-// live redraws lines at the end of a terminal.
-type live struct {
-	w     io.Writer
-	drawn int // lines that stand there
-}
-
-func (l *live) draw(lines []string) error {
-	text := ""
-	if l.drawn > 0 {
-		text = fmt.Sprintf("\x1b[%dA\x1b[J", l.drawn)
-	}
-	l.drawn = len(lines)
-	if _, err := io.WriteString(l.w, text+strings.Join(append(lines, ""), "\n")); err != nil {
-		return fmt.Errorf("show the progress: %w", err)
-	}
-	return nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/client"
+	"github.com/skein-run/skein/internal/cli/table"
 )
 
 func newNodes(e Env) *cobra.Command {
@@ -31,7 +32,7 @@ id, a beginning of one, or the name of the machine.`,
 					if asJSON {
 						return e.JSON(n)
 					}
-					return printLines(e.Stdout, e.describeNode(n))
+					return table.Print(e.Stdout, e.describeNode(n)...)
 				}
 				list, err := c.Nodes(cmd.Context())
 				if err != nil {
@@ -40,17 +41,31 @@ id, a beginning of one, or the name of the machine.`,
 				if asJSON {
 					return e.JSON(list)
 				}
-				g := newGrid("NODE", "ID", "STATUS", "FREE", "OF", "CHIP", "ADDRESS", "ROLES").alignRight(3, 4).cut(0, 1, 5, 6, 7)
+				g := table.New("NODE", "ID", "STATUS", "FREE", "OF", "CHIP", "ADDRESS", "ROLES").Right(3, 4)
+				g.Shorten(6).Drop(7).Cut(5, 12).Shorten(1).Drop(6).Drop(5).Cut(0, 12).Drop(1).Drop(4)
 				for _, n := range list.Nodes {
-					g.add(cell{n.FriendlyName, bold}, t(n.NodeID), cell{n.Status, look(n.Status)}, t(fmt.Sprintf("%.1f", n.RAMAvailableGB)), t(fmt.Sprintf("%.1f GB", n.RAMTotalGB)),
-						t(cmp.Or(n.Chip, "-")), t(cmp.Or(strings.Join(n.IPAddresses, ", "), "-")), t(cmp.Or(strings.Join(n.Roles, ", "), "-")))
+					g.Add(name(n.FriendlyName), table.Cell{Text: n.NodeID, Short: beginning(n.NodeID)}, nodeStatus(n), table.T(fmt.Sprintf("%.1f", n.RAMAvailableGB)), table.T(fmt.Sprintf("%.1f GB", n.RAMTotalGB)),
+						table.T(cmp.Or(n.Chip, "-")), addresses(n), table.T(cmp.Or(strings.Join(n.Roles, ", "), "-")))
 				}
-				return printLines(e.Stdout, g.lines(e.Width(), e.Styled()))
+				width, _ := e.Terminal()
+				return table.Print(e.Stdout, g.Lines(width, e.Styled())...)
 			})
 		},
 	}
 	jsonFlag(cmd, &asJSON)
 	return cmd
+}
+
+// beginning is as much of an id as mostly only one node has.
+func beginning(id string) string { return id[:min(8, len(id))] }
+
+// addresses are those of a node, or the first of them.
+func addresses(n api.Node) table.Cell {
+	c := table.T(cmp.Or(strings.Join(n.IPAddresses, ", "), "-"))
+	if len(n.IPAddresses) > 1 {
+		c.Short = n.IPAddresses[0]
+	}
+	return c
 }
 
 // describeNode tells all about one.
@@ -65,7 +80,7 @@ func (e Env) describeNode(n api.Node) []string {
 	rows := [][2]string{
 		{"name", n.FriendlyName},
 		{"id", n.NodeID},
-		{"status", paint(visible(n.Status), look(n.Status), styled)},
+		{"status", table.Paint(table.Visible(n.Status), look(n.Status), styled)},
 		{"last seen", ago(n.SecondsSinceSeen) + " ago"},
 		{"roles", strings.Join(n.Roles, ", ")},
 		{"version", n.Version},
@@ -87,13 +102,20 @@ func (e Env) describeNode(n api.Node) []string {
 	if n.Draining {
 		rows = append(rows, [2]string{"draining", "it gets nothing new; 'skein cluster resume " + n.FriendlyName + "' takes it back"})
 	}
+	width, _ := e.Terminal()
 	var out []string
 	for _, r := range rows {
-		value := visible(r[1])
+		value := table.Visible(r[1])
 		if r[0] == "status" {
 			value = r[1] // it may be coloured
 		}
-		out = append(out, fmt.Sprintf("%-12s %s", r[0], cmp.Or(value, "-")))
+		const margin = 13
+		for k, l := range table.Wrap(cmp.Or(value, "-"), max(0, width-margin), 0) {
+			if k > 0 {
+				r[0] = ""
+			}
+			out = append(out, fmt.Sprintf("%-*s%s", margin, r[0], l))
+		}
 	}
 	return out
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/client"
+	"github.com/skein-run/skein/internal/cli/table"
 )
 
 func newStatus(e Env) *cobra.Command {
@@ -30,7 +31,7 @@ what GET /v1/cluster answers.`,
 				if asJSON {
 					return e.JSON(o)
 				}
-				return printLines(e.Stdout, e.frame(o, e.Width()))
+				return table.Print(e.Stdout, e.frame(o)...)
 			})
 		},
 	}
@@ -39,77 +40,97 @@ what GET /v1/cluster answers.`,
 }
 
 // frame is the cluster for a person.
-func (e Env) frame(o api.Overview, width int) []string {
+func (e Env) frame(o api.Overview) []string {
 	styled := e.Styled()
+	width, _ := e.Terminal()
 	master := ""
 	for _, n := range o.Nodes {
 		if n.IsMaster {
 			master = n.FriendlyName
 		}
 	}
-	lead := paint("no master: commands wait for one", bad, styled)
+	lead := table.Paint("no master: commands wait for one", table.Bad, styled)
 	if o.MasterNodeID != "" {
-		lead = "master " + paint(cmp.Or(master, o.MasterNodeID), bold, styled)
+		lead = "master " + table.Paint(table.Visible(cmp.Or(master, o.MasterNodeID)), table.Bold, styled)
 	}
-	lines := []string{fmt.Sprintf("%s, %s, %.1f of %.1f GB free, %.1f tokens/s now", plural(o.NodeCount, "node"), lead, o.AvailableRAMGB, o.TotalRAMGB, o.TokensPerSecond), ""}
-	lines = append(lines, nodeGrid(o.Nodes).lines(width, styled)...)
+	lines := table.Wrap(fmt.Sprintf("%s, %s, %.1f of %.1f GB free, %.1f tokens/s now", plural(o.NodeCount, "node"), lead, o.AvailableRAMGB, o.TotalRAMGB, o.TokensPerSecond), width, 2)
+	lines = append(append(lines, ""), nodeTable(o.Nodes).Lines(width, styled)...)
 	lines = append(lines, "")
 	if len(o.Models) == 0 {
-		lines = append(lines, "No model is loaded. Load one with 'skein models load NAME'; 'skein models list' shows what there is.")
+		lines = append(lines, table.Wrap("No model is loaded. Load one with 'skein models load NAME'; 'skein models list' shows what there is.", width, 0)...)
 	} else {
-		lines = append(lines, modelGrid(o.Models).lines(width, styled)...)
-		lines = append(lines, failures(o.Models)...)
+		lines = append(lines, modelTable(o.Models).Lines(width, styled)...)
+		lines = append(lines, failures(o.Models, width)...)
 	}
 	if len(o.Downloads) > 0 {
 		lines = append(lines, "")
-		lines = append(lines, downloadGrid(o.Downloads).lines(width, styled)...)
+		lines = append(lines, downloadTable(o.Downloads).Lines(width, styled)...)
 	}
 	return lines
 }
 
-// nodeGrid lists nodes with bars of their memory.
-func nodeGrid(nodes []api.Node) *grid {
-	const barWidth = 16
-	g := newGrid("NODE", "STATUS", "MEMORY", "USED", "OF", "MODELS").alignRight(3, 4).cut(0, 5)
+// nodeTable lists nodes with bars of their memory.
+func nodeTable(nodes []api.Node) *table.Table {
+	g := table.New("NODE", "STATUS", "MEMORY", "USED", "OF", "MODELS").Right(3, 4)
+	g.Cut(5, 20).Shorten(2).Cut(0, 16).Cut(5, 8).Drop(2).Drop(5).Cut(0, 8).Drop(4)
 	for _, n := range nodes {
-		status := cell{n.Status, good}
-		switch {
-		case n.Status == api.NodeStale:
-			status = cell{"gone " + ago(n.SecondsSinceSeen), bad}
-		case n.Status == api.NodeUnknown:
-			status.style = busy
-		case n.Draining:
-			status = cell{"draining", busy}
-		case n.IsMaster:
-			status.text = "master"
-		}
-		memory := cell{bar(n.RAMUsedPercent, barWidth), plain}
-		used := fmt.Sprintf("%.1f", n.RAMUsedGB)
+		memory, used := table.Cell{Text: table.Bar(n.RAMUsedPercent, 16), Short: table.Bar(n.RAMUsedPercent, 8)}, fmt.Sprintf("%.1f", n.RAMUsedGB)
 		if n.RAMUsedPercent > 90 {
-			memory.style = bad
+			memory.Style = table.Bad
 		}
 		if n.Status != api.NodeOnline {
-			memory, used = cell{}, "-"
+			memory, used = table.Cell{}, "-"
 		}
-		g.add(cell{n.FriendlyName, bold}, status, memory, t(used), t(fmt.Sprintf("%.1f GB", n.RAMTotalGB)), t(cmp.Or(strings.Join(n.LoadedModels, ", "), "-")))
+		g.Add(name(n.FriendlyName), nodeStatus(n), memory, table.T(used), table.T(fmt.Sprintf("%.1f GB", n.RAMTotalGB)), table.T(list(n.LoadedModels)))
 	}
 	return g
 }
 
-// look gives a status its colour.
-func look(status string) style {
-	switch status {
-	case api.StatusReady, api.StatusRunning, api.NodeOnline:
-		return good
-	case api.StatusFailed, api.NodeStale:
-		return bad
+// name is a cell that says what a row is about.
+func name(text string) table.Cell { return table.Cell{Text: text, Style: table.Bold} }
+
+// list is a list in a cell.
+func list(of []string) string { return cmp.Or(strings.Join(of, ", "), "-") }
+
+// nodeStatus is how a node is, in a word.
+func nodeStatus(n api.Node) table.Cell {
+	switch {
+	case n.Status == api.NodeStale:
+		return table.Cell{Text: "gone " + ago(n.SecondsSinceSeen), Style: table.Bad}
+	case n.Status == api.NodeUnknown:
+		return table.Cell{Text: n.Status, Style: table.Busy}
+	case n.Draining:
+		return table.Cell{Text: "draining", Style: table.Busy}
+	case n.IsMaster:
+		return table.Cell{Text: "master", Style: table.Good}
 	}
-	return busy
+	return table.Cell{Text: n.Status, Style: table.Good}
 }
 
-// modelGrid lists what is loaded, and how far the rest is.
-func modelGrid(models []api.Model) *grid {
-	g := newGrid("MODEL", "STATUS", "WAY", "CONTEXT", "SLOTS", "TOKENS/S", "NODES").alignRight(3, 4, 5).cut(0, 1, 6)
+// look gives a status its colour.
+func look(status string) table.Style {
+	switch status {
+	case api.StatusReady, api.StatusRunning, api.NodeOnline:
+		return table.Good
+	case api.StatusFailed, api.NodeStale:
+		return table.Bad
+	}
+	return table.Busy
+}
+
+// places is where a model lies, by names or by their number.
+func places(names []string) table.Cell {
+	c := table.T(list(names))
+	if len(names) > 1 {
+		c.Short = plural(len(names), "node")
+	}
+	return c
+}
+
+// modelTable lists what is loaded, and how far the rest is.
+func modelTable(models []api.Model) *table.Table {
+	g := table.New("MODEL", "STATUS", "WAY", "CONTEXT", "SLOTS", "TOKENS/S", "NODES").Right(3, 4, 5)
+	g.Shorten(6).Cut(1, 28).Cut(0, 24).Drop(4).Drop(3).Cut(6, 10).Cut(0, 14).Drop(2).Cut(1, 12).Drop(6).Cut(0, 8)
 	for _, m := range models {
 		status := m.Status
 		if !m.Ready && m.Status != api.StatusFailed {
@@ -127,24 +148,25 @@ func modelGrid(models []api.Model) *grid {
 		case m.PredictedTokensPerSecond > 0:
 			speed = fmt.Sprintf("~%.1f", m.PredictedTokensPerSecond)
 		}
-		g.add(cell{m.ModelName, bold}, cell{status, look(m.Status)}, t(cmp.Or(m.Way, "-")), t(number(m.ContextLength)), t(number(m.Slots)), t(speed), t(cmp.Or(strings.Join(m.NodeNames, ", "), "-")))
+		g.Add(name(m.ModelName), table.Cell{Text: status, Style: look(m.Status)}, table.T(cmp.Or(m.Way, "-")), table.T(number(m.ContextLength)), table.T(number(m.Slots)), table.T(speed), places(m.NodeNames))
 	}
 	return g
 }
 
-// failures says why models failed, one line each.
-func failures(models []api.Model) []string {
+// failures says why models failed.
+func failures(models []api.Model, width int) []string {
 	var out []string
 	for _, m := range models {
 		if m.Status == api.StatusFailed && m.Error != "" {
-			out = append(out, visible(m.ModelName+" failed: "+m.Error))
+			out = append(out, table.Wrap(table.Visible(m.ModelName+" failed: "+m.Error), width, 2)...)
 		}
 	}
 	return out
 }
 
-func downloadGrid(downloads []api.Download) *grid {
-	g := newGrid("FETCHING", "STATUS", "DONE", "OF", "SPEED", "LEFT", "NODE").alignRight(2, 3, 4, 5).cut(0, 1, 6)
+func downloadTable(downloads []api.Download) *table.Table {
+	g := table.New("FETCHING", "STATUS", "DONE", "OF", "SPEED", "LEFT", "NODE").Right(2, 3, 4, 5)
+	g.Cut(1, 20).Cut(0, 24).Drop(5).Cut(6, 10).Drop(4).Cut(1, 11).Cut(0, 12).Drop(3).Drop(6).Cut(0, 8)
 	for _, d := range downloads {
 		status := d.Status
 		if d.Error != "" {
@@ -154,7 +176,7 @@ func downloadGrid(downloads []api.Download) *grid {
 		if d.ETASeconds > 0 {
 			left = ago(d.ETASeconds)
 		}
-		g.add(cell{d.ModelID, bold}, cell{status, look(d.Status)}, t(fmt.Sprintf("%.0f %%", d.ProgressPercent)), t(fmt.Sprintf("%.1f GB", d.TotalGB)), t(fmt.Sprintf("%.1f MB/s", d.SpeedMBs)), t(left), t(d.NodeName))
+		g.Add(name(d.ModelID), table.Cell{Text: status, Style: look(d.Status)}, table.T(fmt.Sprintf("%.0f %%", d.ProgressPercent)), table.T(fmt.Sprintf("%.1f GB", d.TotalGB)), table.T(fmt.Sprintf("%.1f MB/s", d.SpeedMBs)), table.T(left), table.T(d.NodeName))
 	}
 	return g
 }
@@ -189,18 +211,32 @@ func (e Env) health(ctx context.Context, c *client.Client, asJSON bool) error {
 	if asJSON {
 		err = e.JSON(h)
 	} else {
-		word, s := "healthy", good
+		word, style := "healthy", table.Good
 		if !h.Healthy {
-			word, s = "not healthy", bad
+			word, style = "not healthy", table.Bad
 		}
-		text := fmt.Sprintf("%s: %s, master %s, this node up for %s", paint(word, s, e.Styled()), plural(h.NodeCount, "node"), cmp.Or(h.MasterNodeID, "none"), ago(h.UptimeSeconds))
+		var master string
+		if master, err = masterName(ctx, c, h.MasterNodeID); err != nil {
+			return err
+		}
+		width, _ := e.Terminal()
+		lines := table.Wrap(fmt.Sprintf("%s: %s, master %s, this node up for %s", table.Paint(word, style, e.Styled()), plural(h.NodeCount, "node"), table.Visible(master), ago(h.UptimeSeconds)), width, 2)
 		if h.Problem != "" {
-			text += "\n" + visible(h.Problem)
+			lines = append(lines, table.Wrap(table.Visible(h.Problem), width, 2)...)
 		}
-		err = printLines(e.Stdout, []string{text})
+		err = table.Print(e.Stdout, lines...)
 	}
 	if err == nil && !h.Healthy {
 		err = &ExitError{Code: CodeFailed}
 	}
 	return err
+}
+
+// masterName is what people call the master.
+func masterName(ctx context.Context, c *client.Client, id string) (string, error) {
+	if id == "" {
+		return "none", nil
+	}
+	names, err := nodeNames(ctx, c)
+	return cmp.Or(names[id], id), err
 }

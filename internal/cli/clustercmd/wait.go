@@ -5,15 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/client"
+	"github.com/skein-run/skein/internal/cli/table"
 )
-
-// errDone ends a following: all is said.
-var errDone = errors.New("done")
 
 // wait follows the changes of the cluster until a model is ready. instance is
 // the one that was made for it; "": it has no place yet.
@@ -22,8 +22,8 @@ func (e Env) wait(ctx context.Context, c *client.Client, model, instance string,
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
 	defer cancel()
 	p := &progress{model: model}
-	if width := e.WidthErr(); width > 0 {
-		p.live, p.width = &live{w: e.Stderr}, width
+	if width, _ := e.TerminalErr(); width > 0 {
+		p.live = &live{w: e.Stderr}
 	}
 	_, err := c.Wait(ctx, client.WaitOptions{
 		Model: model, Instance: instance, Progress: func(m api.Model) error { return p.show(e, m) },
@@ -41,7 +41,7 @@ func (e Env) wait(ctx context.Context, c *client.Client, model, instance string,
 		return &ExitError{Code: CodeFailed, Err: fmt.Errorf("%w; see 'skein status'", err)}
 	case errors.As(err, &failed):
 		m := failed.Model
-		return &ExitError{Code: CodeFailed, Err: fmt.Errorf("%s failed: %s\n  see 'skein models status %s', or take it back with 'skein models unload %s'", model, visible(cmp.Or(m.Error, m.Progress)), model, model)}
+		return &ExitError{Code: CodeFailed, Err: fmt.Errorf("%s failed: %s\n  see 'skein models status %s', or take it back with 'skein models unload %s'", model, table.Visible(cmp.Or(m.Error, m.Progress)), model, model)}
 	}
 	return err
 }
@@ -49,8 +49,7 @@ func (e Env) wait(ctx context.Context, c *client.Client, model, instance string,
 // progress is what is shown while a model is waited for.
 type progress struct {
 	model string
-	live  *live // nil: no terminal
-	width int
+	live  *live  // nil: no terminal
 	said  string // the last line, where there is no terminal
 }
 
@@ -58,7 +57,8 @@ type progress struct {
 // line for each step elsewhere.
 func (p *progress) show(e Env, m api.Model) error {
 	if p.live != nil {
-		return p.live.draw(progressLines(m, p.width))
+		width, height := e.TerminalErr()
+		return p.live.draw(keep(progressLines(m, max(width-1, 1), e.StyledErr()), height-1))
 	}
 	line := m.Status
 	if !m.Ready && m.Status != api.StatusFailed {
@@ -66,24 +66,56 @@ func (p *progress) show(e Env, m api.Model) error {
 	}
 	if line != p.said {
 		p.said = line
-		e.Note("%s: %s", p.model, visible(line))
+		e.Note("%s: %s", p.model, table.Visible(line))
 	}
 	return nil
 }
 
+// keep gives as many lines as a height has room for; the last one says that
+// there are more.
+func keep(lines []string, height int) []string {
+	if height < 1 || len(lines) <= height {
+		return lines
+	}
+	return append(slices.Clone(lines[:height-1]), fmt.Sprintf("… and %d more", len(lines)-height+1))
+}
+
 // progressLines is the progress of an instance: as a whole, then by stage and
 // node.
-func progressLines(m api.Model, width int) []string {
-	const barWidth = 20
-	line := func(name, text string, percent float64) string {
-		return shorten(strings.TrimRight(fmt.Sprintf("%-28s %s %s", shorten(name, 28), bar(percent, barWidth), text), " "), width-1)
+func progressLines(m api.Model, width int, styled bool) []string {
+	// The texts change all the time, and the bars are to stand still.
+	length := 10
+	if width >= 100 {
+		length = 20
 	}
-	out := []string{line(m.ModelName, m.Progress, m.ProgressPercent)}
-	if len(m.Shards) < 2 {
-		return out
+	g := table.New("", "", "")
+	g.Cut(0, 16).Drop(1).Cut(2, 16).Cut(0, 8).Cut(2, 6)
+	line := func(name table.Cell, status, text string, percent float64) {
+		g.Add(name, table.Cell{Text: table.Bar(percent, length), Style: look(status)}, table.T(text))
 	}
-	for _, s := range m.Shards {
-		out = append(out, line("  "+s.NodeName+" "+s.Role, s.Progress, s.ProgressPercent))
+	line(name(m.ModelName), m.Status, m.Progress, m.ProgressPercent)
+	if len(m.Shards) > 1 {
+		for _, s := range m.Shards {
+			line(table.T("  "+s.NodeName+" "+s.Role), s.Status, cmp.Or(s.Progress, s.Status), s.ProgressPercent)
+		}
 	}
-	return out
+	return g.Lines(width, styled)[1:]
+}
+
+// live redraws lines at the end of a terminal.
+type live struct {
+	w     io.Writer
+	drawn int // lines that stand there
+}
+
+func (l *live) draw(lines []string) error {
+	text := ""
+	if l.drawn > 0 {
+		text = fmt.Sprintf("\x1b[%dA\x1b[J", l.drawn)
+	}
+	l.drawn = len(lines)
+	if _, err := io.WriteString(l.w, text+strings.Join(append(lines, ""), "\n")); err != nil {
+		return fmt.Errorf("show the progress: %w", err)
+	}
+	return nil
 }

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,6 +21,7 @@ import (
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/client"
 	"github.com/skein-run/skein/internal/cli/clustercmd"
+	"github.com/skein-run/skein/internal/cli/table"
 )
 
 var roles = []string{api.RoleChat, api.RoleRead, api.RoleManage}
@@ -64,7 +64,7 @@ func (c commands) do(ctx context.Context, work func(n *client.Client) error) err
 		return err
 	}
 	defer n.Close()
-	return c.Explain(work(n))
+	return c.Hint(work(n))
 }
 
 func (c commands) add() *cobra.Command {
@@ -136,12 +136,13 @@ func (c commands) list() *cobra.Command {
 					c.Note("the cluster has no keys; make one with 'skein keys add NAME --role ROLE'")
 					return nil
 				}
-				w := tabwriter.NewWriter(c.Stdout, 0, 0, 2, ' ', 0)
-				fmt.Fprintln(w, "NAME\tROLE\tMADE\tBY\tEXPIRES\tPER MINUTE\tCONCURRENT") // Flush tells of an error
+				g := table.New("NAME", "ROLE", "MADE", "BY", "EXPIRES", "PER MINUTE", "CONCURRENT")
+				g.Cut(3, 8).Drop(6).Drop(5).Drop(3).Drop(2).Cut(0, 12).Drop(4)
 				for _, k := range l.Keys {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.Name, k.Role, day(k.CreatedAt), k.CreatedBy, end(k), limit(k.RequestsPerMinute), limit(k.Concurrent))
+					g.Add(table.T(k.Name), table.T(k.Role), table.T(day(k.CreatedAt)), table.T(k.CreatedBy), table.T(end(k)), table.T(limit(k.RequestsPerMinute)), table.T(limit(k.Concurrent)))
 				}
-				return w.Flush()
+				width, _ := c.Terminal()
+				return table.Print(c.Stdout, g.Lines(width, c.Styled())...)
 			})
 		},
 	}
