@@ -1,6 +1,9 @@
 package node
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -68,5 +71,46 @@ func TestShardSettings(t *testing.T) {
 		if _, err := New(options(t, change)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
+	}
+}
+
+// A node without a cluster swaps too: the same answer, and the same outcome.
+func TestSwapAlone(t *testing.T) {
+	n := start(t, options(t, func(c *config.Serve) {
+		c.LocalShards = "1x1"
+		dir := t.TempDir()
+		data, err := os.ReadFile(filepath.Join("..", "..", "bin", "models", demo+".gguf"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "second.gguf"), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c.ModelsDirs = append(c.ModelsDirs, dir)
+	}))
+	swap := func(old, next string, into any) int {
+		return call(t, "POST", n.URL()+"/v1/cluster/models/swap", fmt.Sprintf(`{"unload_model_id": %q, "load_model_id": %q}`, old, next), into)
+	}
+	var refused api.ErrorResponse
+	if code := swap(demo, "second", &refused); code != 404 || refused.Error.ErrorCode() != api.CodeModelNotLoaded {
+		t.Errorf("swap of what is not loaded: %d, %+v", code, refused)
+	}
+	if code := call(t, "POST", n.URL()+"/v1/cluster/models/load", `{"model_id": "`+demo+`"}`, nil); code != 200 {
+		t.Fatalf("load: %d", code)
+	}
+	if err := n.worker.Wait(t.Context(), demo); err != nil {
+		t.Fatal(err)
+	}
+	var swapped api.SwapAnswer
+	if code := swap(demo, "second", &swapped); code != 200 || swapped.UnloadedModel != demo || swapped.LoadedModel != "second" || swapped.InstanceID == "" || len(swapped.Placement) != 1 {
+		t.Fatalf("swap: %d, %+v", code, swapped)
+	}
+	n.background.Wait()
+	var models api.ClusterModels
+	if call(t, "GET", n.URL()+"/v1/cluster/models", "", &models); len(models.Loaded) != 1 || models.Loaded[0].ModelID != "second" || !models.Loaded[0].Ready {
+		t.Errorf("loaded: %+v", models.Loaded)
+	}
+	if code := swap("second", "second", &refused); code != 422 {
+		t.Errorf("swap for itself: %d, %+v", code, refused)
 	}
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/skein-run/skein/internal/cluster/command"
 	"github.com/skein-run/skein/internal/cluster/placement"
 	"github.com/skein-run/skein/internal/cluster/view"
+	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/gguf/slice"
 	"github.com/skein-run/skein/internal/hostinfo"
 	"github.com/skein-run/skein/internal/httpapi/manage"
@@ -96,14 +98,31 @@ func (a *alone) instance(m worker.ModelState) cluster.Instance {
 	return i
 }
 
-// Load begins to load a model.
-func (a *alone) Load(ctx context.Context, _ string, l command.Load, dryRun bool) (manage.Loaded, error) {
+// placeable refuses what takes more than one node.
+func placeable(l command.Load) error {
 	switch {
 	case l.MinNodes > 1:
-		return manage.Loaded{}, &placement.NotEnoughNodesError{Want: l.MinNodes, Have: 1}
+		return &placement.NotEnoughNodesError{Want: l.MinNodes, Have: 1}
 	case l.Sharding == placement.Tensor:
-		return manage.Loaded{}, manage.Refused(command.NotEnoughNodes, "tensor sharding needs at least two nodes and there is 1; leave preferred_sharding out")
-	case dryRun, l.Replicas > 1:
+		return manage.Refused(command.NotEnoughNodes, "tensor sharding needs at least two nodes and there is 1; leave preferred_sharding out")
+	}
+	return nil
+}
+
+// loaded is what is told of a model that is loaded, or would be.
+func (a *alone) loaded(s worker.ModelState) manage.Loaded {
+	return manage.Loaded{
+		Instances: []string{a.instanceID(s.Name)}, Context: s.Context, Slots: s.Slots, Warning: s.Warning, Copies: 1,
+		Plans: []placement.Plan{{Way: placement.WayWhole, Stages: 1, Ranks: 1, Shards: []placement.Shard{{Node: a.node.id, Spec: slice.Spec{End: 1}, Reserve: s.Memory}}}},
+	}
+}
+
+// Load begins to load a model.
+func (a *alone) Load(ctx context.Context, _ string, l command.Load, dryRun bool) (manage.Loaded, error) {
+	if err := placeable(l); err != nil {
+		return manage.Loaded{}, err
+	}
+	if dryRun || l.Replicas > 1 {
 		return manage.Loaded{}, api.NewError(501, api.CodeNotImplemented, "", "this node is alone and takes no dry_run and no replicas; leave them out")
 	}
 	s, started, err := a.node.worker.Load(ctx, l.Model, worker.Spec{Context: l.Context, Slots: l.Slots})
@@ -113,10 +132,7 @@ func (a *alone) Load(ctx context.Context, _ string, l command.Load, dryRun bool)
 	if !started {
 		return manage.Loaded{}, manage.Refused(command.AlreadyLoaded, fmt.Sprintf("%s is %s already; unload it first to load it with other settings", s.Name, s.Status))
 	}
-	return manage.Loaded{
-		Instances: []string{a.instanceID(s.Name)}, Context: s.Context, Slots: s.Slots, Warning: s.Warning, Copies: 1,
-		Plans: []placement.Plan{{Way: placement.WayWhole, Stages: 1, Ranks: 1, Shards: []placement.Shard{{Node: a.node.id, Spec: slice.Spec{End: 1}, Reserve: s.Memory}}}},
-	}, nil
+	return a.loaded(s), nil
 }
 
 // Unload decides at once and frees the model in the background, when its open
@@ -137,9 +153,36 @@ func (a *alone) Unload(_ context.Context, _, model string, drain time.Duration) 
 	return manage.Unloaded{}, manage.Refused(command.NotLoaded, model+" is not loaded; 'skein models' lists what is")
 }
 
-// Swap needs a cluster's ledger.
-func (a *alone) Swap(context.Context, string, manage.Swap, bool) (manage.Swapped, error) {
-	return manage.Swapped{}, api.NewError(501, api.CodeNotImplemented, "", "this node is alone and swaps in two steps: unload the one model, then load the other")
+// Swap decides at once, and goes on in the background.
+func (a *alone) Swap(ctx context.Context, id string, s manage.Swap, dryRun bool) (manage.Swapped, error) {
+	if err := placeable(s.Load); err != nil {
+		return manage.Swapped{}, err
+	}
+	for _, m := range a.node.worker.Models() {
+		if m.Name == s.Load.Model && m.Status != worker.StatusFailed {
+			return manage.Swapped{}, manage.Refused(command.AlreadyLoaded, fmt.Sprintf("%s is %s already; unload %s alone", m.Name, m.Status, s.Unload))
+		}
+	}
+	w, err := a.node.worker.Swap(ctx, s.Unload, s.Load.Model, worker.Spec{Context: s.Load.Context, Slots: s.Load.Slots}, s.Drain)
+	var refused *generation.Error
+	if errors.As(err, &refused) && refused.Kind == generation.KindModelNotFound {
+		return manage.Swapped{}, manage.Refused(command.NotLoaded, refused.Message)
+	}
+	if err != nil {
+		return manage.Swapped{}, err
+	}
+	out := manage.Swapped{Loaded: a.loaded(w.Next), UnloadID: id, LoadID: id, Freed: w.Freed}
+	if dryRun {
+		w.Drop()
+		return out, nil
+	}
+	a.node.background.Go(func() {
+		// Stop ends it: the worker closes every model then.
+		if err := w.Do(context.Background()); err != nil {
+			a.node.log.Warn("swap undone", "err", err)
+		}
+	})
+	return out, nil
 }
 
 // Promote is for the others of a cluster.

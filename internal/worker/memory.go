@@ -41,11 +41,12 @@ func (e *NoMemory) Error() string {
 // its slots: some forty prompts that fill a slot's context.
 const cachePerNeed = 4
 
-// place decides how a model is loaded, or that it does not fit. The gate is
-// held: nobody else gives memory away meanwhile.
+// place decides how a model is loaded, or that it does not fit into what is
+// free and so many bytes more. The gate is held: nobody else gives memory away
+// meanwhile.
 //
 // Invariant: the sum of all reservations never exceeds the machine's memory.
-func (w *Worker) place(entry Entry, spec Spec) (*model, error) {
+func (w *Worker) place(entry Entry, spec Spec, more int64) (*model, error) {
 	slots := w.opts.Slots
 	if spec.Slots > 0 {
 		slots = spec.Slots
@@ -55,6 +56,7 @@ func (w *Worker) place(entry Entry, spec Spec) (*model, error) {
 	if err != nil {
 		return nil, &generation.Error{Kind: generation.KindUnavailable, Message: fmt.Sprintf("cannot load %s: the free memory of this machine is not known: %v", entry.Name, err), Err: err}
 	}
+	free += more
 	for tokens := want; ; tokens = max(tokens/2, minContext) {
 		size, err := entry.Estimate(tokens, slots)
 		if err != nil {

@@ -35,6 +35,11 @@ func (w *Worker) Unload(ctx context.Context, name string, drain time.Duration) (
 	if err != nil {
 		return 0, err
 	}
+	return w.unload(ctx, m, drain)
+}
+
+// unload ends a listed model.
+func (w *Worker) unload(ctx context.Context, m *model, drain time.Duration) (freed int64, err error) {
 	w.mu.Lock()
 	freed = m.need
 	if m.status == StatusFailed {

@@ -238,13 +238,19 @@ func (w *Worker) enter(ctx context.Context, entry Entry, spec Spec, use bool) (m
 	if m, err = w.find(entry.Name, use); m != nil || err != nil {
 		return m, false, err
 	}
-	m, err = w.place(entry, spec)
+	m, err = w.begin(ctx, entry, spec, use)
+	return m, err == nil, err
+}
+
+// begin places a model and starts it. The gate is held.
+func (w *Worker) begin(ctx context.Context, entry Entry, spec Spec, use bool) (m *model, err error) {
+	m, err = w.place(entry, spec, 0)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	m.runner, err = w.opts.Start(entry, m.load)
 	if err != nil {
-		return nil, false, &generation.Error{Kind: generation.KindUnavailable, Message: fmt.Sprintf("%s cannot be started: %v", entry.Name, err), Err: err}
+		return nil, &generation.Error{Kind: generation.KindUnavailable, Message: fmt.Sprintf("%s cannot be started: %v", entry.Name, err), Err: err}
 	}
 	if r, ok := m.runner.(Warner); ok {
 		m.warning = join(m.warning, r.Warning())
@@ -255,7 +261,7 @@ func (w *Worker) enter(ctx context.Context, entry Entry, spec Spec, use bool) (m
 		ctx, cancel := context.WithCancel(ctx)
 		cancel() // nothing is lost with a load that has just begun
 		m.runner.Stop(ctx)
-		return nil, false, errClosing()
+		return nil, errClosing()
 	}
 	if use {
 		m.users++
@@ -268,7 +274,7 @@ func (w *Worker) enter(ctx context.Context, entry Entry, spec Spec, use bool) (m
 	if m.warning != "" {
 		w.opts.Logger.Warn(m.warning, "model", entry.Name)
 	}
-	return m, true, nil
+	return m, nil
 }
 
 // find gives a model that is loaded or loading, nil when it is neither, and
