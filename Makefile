@@ -107,8 +107,8 @@ bench-shard-faults: build ## kill and stop shards at random moments, N=100 times
 bench-cluster: build ## the figures of a cluster; N=20 faults of each kind, ONLY=cut,partition some parts
 	@GO=$(GO) sh scripts/bench-cluster.sh
 
-bench-manage: build ## the management API: 3 and 1,000 nodes, a load seen everywhere, the gap of a swap; N=30 rounds
-	@GO=$(GO) sh scripts/bench-manage.sh
+bench-manage: build ## the management API beside streams: 3 and 1,000 nodes, loads seen everywhere, the gap of swaps; N=30, ONLY=swaps
+	@DEMO=$(DEMO) FETCHED=$(SMOLLM) GO=$(GO) sh scripts/bench-manage.sh
 
 demo: build ## play a first walk: three nodes here, load, ask, swap, kill one; bounded, and leaves nothing
 	@DEMO=$(DEMO) sh scripts/demo.sh

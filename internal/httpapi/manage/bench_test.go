@@ -1,16 +1,24 @@
 package manage
 
 import (
+	"bufio"
+	"context"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"maps"
-	"slices"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/cluster/view"
+	"github.com/skein-run/skein/internal/figures"
 	"github.com/skein-run/skein/internal/httpapi"
 	"github.com/skein-run/skein/internal/ids"
 )
@@ -33,34 +41,136 @@ func crowd(nodes int) *fake {
 	return f
 }
 
-// BenchmarkOverview is the handler's own time for GET /v1/cluster: from the
-// request to the last byte, without the network. The bar is 50 ms at the 99th
-// percentile for 1,000 nodes.
+// overview is the handler's own way from a request for GET /v1/cluster to the
+// last byte, without the network, with so many nodes.
+func overview(tb testing.TB, nodes int) (call func() time.Duration) {
+	d, err := New(options(crowd(nodes)))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(d.Close)
+	s, err := httpapi.New(httpapi.Options{Address: "127.0.0.1:0", Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s.Mount(d)
+	h := s.Handler()
+	return func() time.Duration {
+		r, w := httptest.NewRequest("GET", "/v1/cluster", nil), httptest.NewRecorder()
+		begin := time.Now()
+		h.ServeHTTP(w, r)
+		took := time.Since(begin)
+		if w.Code != 200 {
+			tb.Fatal(w.Code, w.Body)
+		}
+		return took
+	}
+}
+
 func BenchmarkOverview(b *testing.B) {
 	for _, nodes := range []int{3, 1000} {
 		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
-			d, err := New(options(crowd(nodes)))
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer d.Close()
-			s, err := httpapi.New(httpapi.Options{Address: "127.0.0.1:0", Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
-			if err != nil {
-				b.Fatal(err)
-			}
-			s.Mount(d)
-			h := s.Handler()
-			var took []time.Duration
+			call := overview(b, nodes)
 			for b.Loop() {
-				begin := time.Now()
-				if w := call(h, "GET", "/v1/cluster", ""); w.Code != 200 {
-					b.Fatal(w.Code, w.Body)
-				}
-				took = append(took, time.Since(begin))
+				call()
 			}
-			slices.Sort(took)
-			b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
-			b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
 		})
 	}
+}
+
+// What `make bench-manage` sets.
+var (
+	overviewCalls = flag.Int("overview-calls", 0, "so many calls of GET /v1/cluster are timed; 0: none")
+	figuresFile   = flag.String("figures", "", "a file that figures are appended to")
+	beside        = flag.String("beside", "", "a running node, such as http://127.0.0.1:52415, of which four answers are read meanwhile")
+	besideModel   = flag.String("beside-model", "", "the model that gives them")
+)
+
+// TestOverviewFigures times the handler beside four running answers. They are
+// read in this process, as a node passes them on, and computed on its machine.
+func TestOverviewFigures(t *testing.T) {
+	if *overviewCalls == 0 {
+		t.Skip("NOT RUN: measured by `make bench-manage`")
+	}
+	pieces := streams(t, 4)
+	for _, f := range []struct {
+		nodes int
+		bar   float64
+	}{{3, 5}, {1000, 50}} {
+		call := overview(t, f.nodes)
+		for range 20 {
+			call()
+		}
+		before, began := pieces.Load(), time.Now()
+		figure := figures.Figure{Name: fmt.Sprintf("GET /v1/cluster with %d nodes, the handler's own time", f.nodes), Unit: "ms", Bars: []figures.Bar{figures.Below("p99", f.bar)}}
+		for range *overviewCalls {
+			figure.Values = append(figure.Values, float64(call().Microseconds())/1000)
+		}
+		read := pieces.Load() - before
+		if read == 0 {
+			t.Fatal("the answers stood still while the handler was timed")
+		}
+		figure.Note = fmt.Sprintf("beside 4 streams, %.0f pieces/s", float64(read)/time.Since(began).Seconds())
+		if err := figures.Append(*figuresFile, figure); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: %d values, p50 %.3g, p99 %.3g %s", figure.Name, len(figure.Values), figure.Quantile(0.5), figure.Quantile(0.99), figure.Note)
+	}
+}
+
+// streams keeps so many answers running until the test ends, and counts their
+// pieces. All have begun when it returns.
+func streams(t *testing.T, n int) *atomic.Int64 {
+	ctx, cancel := context.WithCancel(t.Context())
+	var pieces atomic.Int64
+	var readers sync.WaitGroup
+	t.Cleanup(func() { cancel(); readers.Wait() })
+	body := fmt.Sprintf(`{"model": %q, "messages": [{"role": "user", "content": "Tell a long story."}], "stream": true, "max_tokens": 900, "ignore_eos": true}`, *besideModel)
+	begun := make(chan error, n)
+	read := func(told *bool) error {
+		r, err := http.NewRequestWithContext(ctx, "POST", *beside+"/v1/chat/completions", strings.NewReader(body))
+		if err != nil {
+			return err
+		}
+		answer, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			return err
+		}
+		defer answer.Body.Close()
+		if answer.StatusCode != http.StatusOK {
+			text, err := io.ReadAll(answer.Body)
+			return fmt.Errorf("status %d: %s %w", answer.StatusCode, text, err)
+		}
+		lines := bufio.NewScanner(answer.Body)
+		for lines.Scan() {
+			if !strings.HasPrefix(lines.Text(), "data: {") {
+				continue
+			}
+			pieces.Add(1)
+			if !*told {
+				*told = true
+				begun <- nil
+			}
+		}
+		return lines.Err()
+	}
+	for range n {
+		readers.Go(func() {
+			told := false
+			for ctx.Err() == nil {
+				if err := read(&told); err != nil && ctx.Err() == nil {
+					if !told {
+						begun <- err
+					}
+					return // pieces that do not come are seen
+				}
+			}
+		})
+	}
+	for range n {
+		if err := <-begun; err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &pieces
 }
