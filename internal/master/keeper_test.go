@@ -516,7 +516,7 @@ func TestMachineReadsOldAndOdd(t *testing.T) {
 		if b.state.Index != before.Index+1 || len(b.state.Nodes) > 0 {
 			t.Errorf("%s: %+v", data, b.state)
 		}
-		if _, ok := b.m.Undo(replica.Entry{Index: b.state.Index, Session: b.session, Data: []byte(data)}); ok {
+		if c := b.m.Undo([]replica.Entry{{Index: b.state.Index, Session: b.session, Data: []byte(data)}}); len(c) > 0 {
 			t.Errorf("%s is offered", data)
 		}
 	}

@@ -48,13 +48,17 @@ func Machine(now func() time.Time, log *slog.Logger) replica.Machine[cluster.Sta
 			}
 			return data, b, nil
 		},
-		Undo: func(e replica.Entry) (replica.Command, bool) {
-			event, err := decode(e)
-			if err != nil {
-				return replica.Command{}, false
+		Undo: func(lost []replica.Entry) (out []replica.Command) {
+			var events []cluster.Event
+			for _, e := range lost {
+				if event, err := decode(e); err == nil {
+					events = append(events, event)
+				}
 			}
-			c, ok := command.Undo(event)
-			return replica.Command(c), ok
+			for _, c := range command.Offers(events) {
+				out = append(out, replica.Command(c))
+			}
+			return out
 		},
 		Begin: func(ids.Session) replica.Command {
 			return replica.Command{Kind: cluster.KindOf(cluster.SessionBegan{}), Body: json.RawMessage("{}")}

@@ -76,12 +76,14 @@ var bookMachine = Machine[book]{
 		data, err := json.Marshal(ev)
 		return [][]byte{data}, json.RawMessage(`"ok"`), err
 	},
-	Undo: func(e Entry) (Command, bool) {
-		var ev bookEvent
-		if err := json.Unmarshal(e.Data, &ev); err != nil || ev.Term != nil {
-			return Command{}, false
+	Undo: func(lost []Entry) (out []Command) {
+		for _, e := range lost {
+			var ev bookEvent
+			if err := json.Unmarshal(e.Data, &ev); err == nil && ev.Term == nil {
+				out = append(out, ev.Command)
+			}
 		}
-		return ev.Command, true
+		return out
 	},
 	Begin: func(s ids.Session) Command {
 		b, err := json.Marshal(s)

@@ -82,9 +82,9 @@ type Machine[S any] struct {
 	// against the state in which all earlier commands are applied. A *Refusal is
 	// its no. Without data nothing changes, and the result stands for itself.
 	Decide func(S, Command, ids.Session) (data [][]byte, result json.RawMessage, err error)
-	// Undo gives the command of an entry that lost a split, to be offered to
-	// the winner; false if the entry needs no offer.
-	Undo func(Entry) (Command, bool)
+	// Undo gives the commands of entries that lost a split, in their order, to be
+	// offered to the winner; not all entries need an offer.
+	Undo func(lost []Entry) []Command
 	// Begin is the command that a new master orders first.
 	Begin func(ids.Session) Command
 	// Encode and Decode are for snapshots.

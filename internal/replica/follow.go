@@ -168,9 +168,8 @@ func (r *Replica[S]) keep(lost []Entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := len(r.lost)
-	for _, e := range lost {
-		c, ok := r.opts.Machine.Undo(e)
-		if ok && !slices.ContainsFunc(r.lost, func(x Command) bool { return x.ID == c.ID }) { // one command may have several entries
+	for _, c := range r.opts.Machine.Undo(lost) {
+		if !slices.ContainsFunc(r.lost, func(x Command) bool { return x.ID == c.ID }) { // one command may have several entries
 			c.Offered = true
 			r.lost = append(r.lost, c)
 		}

@@ -229,9 +229,8 @@ func (n *node) rewind(at uint64) {
 	n.entries, n.states = n.entries[:at:at], n.states[:at+1:at+1]
 	n.applied = at // a log gives what it has, as after a start
 	n.w.note("%s forgets %d events after %d", n.opts.ID, len(lost), at)
-	for _, e := range lost {
-		c, ok := command.Undo(e)
-		if ok && !slices.ContainsFunc(n.lost, func(x command.Command) bool { return x.ID == c.ID }) {
+	for _, c := range command.Offers(lost) {
+		if !slices.ContainsFunc(n.lost, func(x command.Command) bool { return x.ID == c.ID }) {
 			n.lost = append(n.lost, c)
 		}
 	}

@@ -252,12 +252,34 @@ func (d *decision) dropped(o cluster.CommandOutcome) error {
 // nameless begins the ids of offered commands that had none.
 const nameless = "event:"
 
-// Undo makes the command that offers an event of a losing half to the winner;
-// false if it needs no offer: the master's view of nodes, and why something
-// does not run, are the winner's to find out. That a command was dropped is
-// offered: the winner may know nothing of it. What a node of the losing half
-// released for want of its peers may run well on the other side.
-func Undo(e cluster.Event) (Command, bool) {
+// Offers makes the commands that offer events of a losing half to the winner, in
+// their order. An instance that came into being and ended in that half needs no
+// offer: the winner would try once more what failed.
+func Offers(lost []cluster.Event) []Command {
+	over := map[string]bool{}
+	for _, e := range lost {
+		if c, ok := e.Change.(cluster.InstanceReleased); ok {
+			over[c.Instance] = true
+		}
+	}
+	var out []Command
+	for _, e := range lost {
+		if c, ok := e.Change.(cluster.InstancePlaced); ok && e.Command == "" && over[c.Instance.ID] {
+			continue
+		}
+		if c, ok := undo(e); ok {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// undo makes the command that offers an event; false if it needs no offer: the
+// master's view of nodes, and why something does not run, are the winner's to
+// find out. That a command was dropped is offered: the winner may know nothing
+// of it. What a node of the losing half released for want of its peers may run
+// well on the other side.
+func undo(e cluster.Event) (Command, bool) {
 	id := e.Command
 	switch c := e.Change.(type) {
 	case cluster.SessionBegan, cluster.NodeGone, cluster.WantedProblem, cluster.InstanceReleased, nil:

@@ -54,11 +54,7 @@ func (h *halves) drop(id, reason string) {
 // heal offers what was lost.
 func (h *halves) heal() {
 	h.t.Helper()
-	for _, e := range h.lost {
-		c, ok := command.Undo(e)
-		if !ok {
-			continue
-		}
+	for _, c := range command.Offers(h.lost) {
 		if _, _, err := h.winner.decide(c); err != nil {
 			h.t.Errorf("offered %s %s is refused: %v", c.Kind, c.Body, err)
 		}
@@ -122,6 +118,34 @@ func TestInstanceDoesNotFitAnyMore(t *testing.T) {
 		t.Error("memory is promised twice")
 	}
 	h.dropped(fmt.Sprintf("event:%v/%d", placed.Session, placed.Index), "needs 6.0 GB, node c has 4.0 GB")
+}
+
+// TestFailedInstanceIsNotTriedAgain: what was placed in the losing half, failed
+// there and was released is not placed by the winner; the wish is, and what runs
+// is adopted.
+func TestFailedInstanceIsNotTriedAgain(t *testing.T) {
+	h := split(t, nil)
+	l := load("big")
+	l.Instances = []cluster.Instance{at("i", 2, "c")}
+	h.lose(l.Command("c1"))
+	h.lose(command.Of("", cluster.ShardReported{Instance: "i", Incarnation: 1, Phase: cluster.Failed, Error: "no driver"}))
+	h.lose(command.Of("", cluster.InstanceReleased{Instance: "i", Cause: "its shard failed"}))
+	again := at("k", 2, "c")
+	again.Wanted, again.Model = "c1", "big"
+	h.lose(command.Of("", cluster.InstancePlaced{Instance: again}))
+	ready(h.loser, "k")
+	h.heal()
+	if i := h.winner.state.Instances["k"]; i.ID != "k" {
+		t.Error("what runs was not adopted")
+	}
+	if _, ok := h.winner.state.Wanted["c1"]; !ok {
+		t.Error("the wish is lost")
+	}
+	for _, c := range command.Offers(h.lost) {
+		if strings.Contains(string(c.Body), `"id":"i"`) {
+			t.Errorf("the failed one is offered: %s", c.Body)
+		}
+	}
 }
 
 func TestBothSidesLoaded(t *testing.T) {
@@ -276,11 +300,7 @@ func TestNothingDisappearsInSilence(t *testing.T) {
 			_, _, _ = h.winner.decide(draw("w", n)) // what does not fit is refused
 		}
 		seen := map[string]bool{} // was wanted at some time after the offers
-		for _, e := range h.lost {
-			c, ok := command.Undo(e)
-			if !ok {
-				continue
-			}
+		for _, c := range command.Offers(h.lost) {
 			events, _, err := h.winner.decide(c)
 			if err != nil {
 				t.Fatalf("offered %s is refused: %v", c.Kind, err)

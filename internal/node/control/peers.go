@@ -141,7 +141,7 @@ func (c *Control) handler() http.Handler {
 	mux.HandleFunc("GET "+pathProbe, serveProbe)
 	c.errands(mux)
 	c.lists(mux)
-	peerhttp.Handle(mux, c.replica, mesh.Caller)
+	peerhttp.Handle(mux, c.replica, mesh.Caller, c.log)
 	remote.Handle(mux, heads{c})
 	mux.Handle(slicestore.ShelfPattern, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { c.files.Handler().ServeHTTP(w, r) }))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -12,7 +12,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"sync/atomic"
 
 	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/replica"
@@ -162,7 +164,7 @@ type Node interface {
 
 // Handle adds the handlers of a node to mux. caller names the node that sent a
 // request.
-func Handle(mux *http.ServeMux, n Node, caller func(*http.Request) ids.Node) {
+func Handle(mux *http.ServeMux, n Node, caller func(*http.Request) ids.Node, log *slog.Logger) {
 	mux.HandleFunc("GET "+pathStatus, func(w http.ResponseWriter, _ *http.Request) {
 		s, err := n.Status()
 		reply(w, s, err)
@@ -189,28 +191,57 @@ func Handle(mux *http.ServeMux, n Node, caller func(*http.Request) ids.Node) {
 		}
 		in := json.NewDecoder(io.LimitReader(r.Body, maxBody))
 		var f replica.FollowRequest
-		if err := in.Decode(&f); err != nil || f.From != caller(r) {
-			return // a follower that names another node gets no stream
+		from := caller(r)
+		if err := in.Decode(&f); err != nil {
+			log.Warn("a node's request for this node's log can't be read", "node", from, "error", err)
+			return
 		}
-		// Its end, whatever the cause, is seen by the follower, which comes again.
-		_ = n.Follow(r.Context(), f, duplex{io.MultiReader(in.Buffered(), r.Body), w, rc})
+		if f.From != from { // a disk would count twice
+			log.Warn("a node that asks for this node's log names another one", "node", from, "named", f.From)
+			return
+		}
+		s := &duplex{Reader: io.MultiReader(in.Buffered(), r.Body), w: w, rc: rc}
+		err := n.Follow(r.Context(), f, s)
+		switch {
+		case err == nil:
+		case r.Context().Err() != nil || s.gone():
+			log.Debug("a follower of this node's log is gone", "node", from, "error", err)
+		default: // the follower comes again, and may end so for ever
+			log.Warn("a node's stream of this node's log broke", "node", from, "error", err)
+		}
 	})
 }
 
-// duplex is the server's end of a Follow: every frame leaves at once.
+// duplex is the server's end of a Follow: every frame leaves at once. Reads and
+// writes may go on side by side.
 type duplex struct {
 	io.Reader
-	w  io.Writer
-	rc *http.ResponseController
+	w      io.Writer
+	rc     *http.ResponseController
+	failed atomic.Bool
 }
 
-func (d duplex) Write(b []byte) (int, error) {
+func (d *duplex) Read(b []byte) (int, error) {
+	n, err := d.Reader.Read(b)
+	if err != nil {
+		d.failed.Store(true)
+	}
+	return n, err
+}
+
+func (d *duplex) Write(b []byte) (int, error) {
 	n, err := d.w.Write(b)
 	if err == nil {
 		err = d.rc.Flush()
 	}
+	if err != nil {
+		d.failed.Store(true)
+	}
 	return n, err
 }
+
+// gone tells that the caller, or the way to it, is.
+func (d *duplex) gone() bool { return d.failed.Load() }
 
 func reply(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/json")

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -22,6 +23,7 @@ type fake struct {
 	err    error
 	got    replica.Command
 	follow func(replica.FollowRequest, io.ReadWriter) error
+	log    io.Writer
 }
 
 func (f *fake) Status() (replica.Status, error) {
@@ -38,7 +40,10 @@ func (f *fake) Follow(_ context.Context, r replica.FollowRequest, s io.ReadWrite
 func serve(t *testing.T, f *fake) Client {
 	t.Helper()
 	mux := http.NewServeMux()
-	Handle(mux, f, func(*http.Request) ids.Node { return "me" })
+	if f.log == nil {
+		f.log = io.Discard
+	}
+	Handle(mux, f, func(*http.Request) ids.Node { return "me" }, slog.New(slog.NewTextHandler(f.log, nil)))
 	s := httptest.NewUnstartedServer(mux)
 	s.EnableHTTP2 = true
 	s.StartTLS()
@@ -136,4 +141,56 @@ func TestStream(t *testing.T) {
 	if b, err := io.ReadAll(s); len(b) > 0 || err != nil {
 		t.Errorf("%q %v", b, err)
 	}
+}
+
+// told is a log as a channel of lines.
+type told chan string
+
+func (l told) Write(b []byte) (int, error) {
+	l <- string(b)
+	return len(b), nil
+}
+
+// TestBrokenStreamIsSaid: why a follower's stream ended stands in the log of the
+// node that ended it; that a follower hung up does not.
+func TestBrokenStreamIsSaid(t *testing.T) {
+	log := make(told, 10)
+	ended := make(chan struct{}, 1)
+	f := &fake{log: log}
+	c := serve(t, f)
+	follow := func(from ids.Node) io.ReadWriteCloser {
+		s, err := c.Follow(t.Context(), "n", replica.FollowRequest{From: from})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	expect := func(what ...string) {
+		t.Helper()
+		line := <-log
+		for _, w := range what {
+			if !strings.Contains(line, w) {
+				t.Errorf("%q is missing in %s", w, line)
+			}
+		}
+	}
+	// Its caller hangs up.
+	f.follow = func(_ replica.FollowRequest, s io.ReadWriter) error {
+		defer func() { ended <- struct{}{} }()
+		_, err := io.ReadAll(s)
+		return errors.Join(err, errors.New("nobody to send to"))
+	}
+	if err := follow("me").Close(); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
+	f.follow = func(replica.FollowRequest, io.ReadWriter) error { return errors.New("entry 7 can't be read") }
+	s := follow("me")
+	expect("level=WARN", "entry 7 can't be read", "node=me")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = follow("other")
+	defer s.Close()
+	expect("level=WARN", "named=other", "node=me")
 }
