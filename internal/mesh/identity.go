@@ -25,6 +25,9 @@ type identity struct {
 	roots       *x509.CertPool
 	gossipKey   []byte // 32 bytes
 	authority   []byte // DER
+	// sessions make the second connection to a peer cheaper: when many are lost
+	// at once, the work of making them anew must not cost the next ones.
+	sessions tls.ClientSessionCache
 }
 
 // Certificates are valid for so long that a wrong clock does not matter: what
@@ -90,7 +93,7 @@ func newIdentity(secret, namespace string, id ids.Node) (*identity, error) {
 	roots.AddCert(root)
 	return &identity{
 		certificate: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key},
-		roots:       roots, gossipKey: gossipKey, authority: caDER,
+		roots:       roots, gossipKey: gossipKey, authority: caDER, sessions: tls.NewLRUClientSessionCache(4096),
 	}, nil
 }
 
@@ -118,6 +121,7 @@ func (i *identity) server() *tls.Config {
 func (i *identity) client(id ids.Node) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{i.certificate}, NextProtos: []string{"h2"},
+		ServerName: string(id), ClientSessionCache: i.sessions,
 		// Nodes are named by id and not by host, which TLS can't compare; so
 		// chain and name are checked here instead.
 		InsecureSkipVerify: true,

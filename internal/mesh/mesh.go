@@ -129,6 +129,7 @@ type Mesh struct {
 	finder   *finder
 	moved    chan string   // addresses of nodes whose ids are still held by others
 	news     chan struct{} // capacity 1: events or met have grown
+	busy     chan struct{} // capacity handshakes: those that go on
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -136,10 +137,12 @@ type Mesh struct {
 
 	mu      sync.Mutex // guards what follows
 	peers   map[ids.Node]*peer
-	refused map[string]string            // why peers were refused, so that it is said once
-	conns   map[ids.Node]map[*owned]bool // of calls to peers
-	events  []Event                      // that Changed is not told of yet
-	met     bool                         // there are addresses that Remember is not told of
+	refused map[string]string              // why peers were refused, so that it is said once
+	conns   map[ids.Node]map[*owned]bool   // of calls to peers
+	ways    map[ids.Node]*way              // to peers
+	callers map[ids.Node]map[net.Conn]bool // over which peers call, as far as their pulse does
+	events  []Event                        // that Changed is not told of yet
+	met     bool                           // there are addresses that Remember is not told of
 	stopped bool
 }
 
@@ -174,6 +177,7 @@ func Start(o Options) (*Mesh, error) {
 	m := &Mesh{
 		opts: o, log: o.Logger, boot: newBoot(), identity: identity, ctx: ctx, cancel: cancel,
 		peers: map[ids.Node]*peer{}, refused: map[string]string{}, conns: map[ids.Node]map[*owned]bool{}, moved: make(chan string, 16), news: make(chan struct{}, 1),
+		busy: make(chan struct{}, handshakes), ways: map[ids.Node]*way{}, callers: map[ids.Node]map[net.Conn]bool{},
 	}
 	if o.Secret == "" {
 		m.log.Warn("no --secret: whoever reaches this network and namespace can join the cluster", "namespace", o.Namespace)
@@ -199,9 +203,12 @@ func (m *Mesh) start() error {
 	mux.Handle("/", o.Handler)
 	m.server = &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second, TLSConfig: m.identity.server(),
-		// A caller whose cable is cut must not hold what it asked for.
-		HTTP2:       &http.HTTP2Config{SendPingTimeout: time.Second, PingTimeout: time.Second},
+		// A caller whose cable is cut must not hold what it asked for. Mostly the
+		// gossip gives it up before (see gone); a busy machine is late with its answer
+		// and must not lose its calls by it.
+		HTTP2:       &http.HTTP2Config{SendPingTimeout: time.Second, PingTimeout: 3 * time.Second},
 		BaseContext: func(net.Listener) context.Context { return m.ctx },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		ErrorLog:    slog.NewLogLogger(quietHandshakes{m.log.Handler()}, slog.LevelWarn),
 	}
 	m.client = m.newClient()
@@ -245,6 +252,7 @@ func (m *Mesh) gossipConfig() (*memberlist.Config, error) {
 	cfg.SuspicionMult, cfg.SuspicionMaxTimeoutMult = 3, 2
 	cfg.AwarenessMaxMultiplier = 2
 	cfg.GossipInterval = 100 * time.Millisecond
+	cfg.EnableCompression = false // costs more than the few bytes of a LAN
 	cfg.TCPTimeout = 2 * time.Second
 	cfg.PushPullInterval = 10 * time.Second
 	cfg.DeadNodeReclaimTime = time.Millisecond // a node may come back at another address
@@ -402,6 +410,7 @@ func (m *Mesh) gone(id ids.Node) {
 	if p == nil || p.stop == nil {
 		return // it was never here, or is gone already
 	}
+	m.log.Debug("the gossip gave a node up", "node", id)
 	p.gossip = false
 	m.judge(p)
 	p.stop()
@@ -412,6 +421,10 @@ func (m *Mesh) gone(id ids.Node) {
 		_ = c.Conn.Close() // its calls end, which is the purpose
 	}
 	delete(m.conns, id)
+	for c := range m.callers[id] {
+		_ = c.Close() // what it asked for ends
+	}
+	delete(m.callers, id)
 }
 
 // addresses are the gossip addresses of all peers ever seen in this run. The

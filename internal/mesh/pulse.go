@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +20,26 @@ const pulsePath = "/mesh/pulse"
 
 const bootHeader = "Skein-Boot"
 
+// connKey is under which a request's context has its connection.
+type connKey struct{}
+
 func (m *Mesh) servePulse(w http.ResponseWriter, r *http.Request) {
+	// All calls of a peer share one connection: it is closed when the peer is
+	// given up.
+	if c, ok := r.Context().Value(connKey{}).(net.Conn); ok {
+		id := Caller(r)
+		m.mu.Lock()
+		if m.callers[id] == nil {
+			m.callers[id] = map[net.Conn]bool{}
+		}
+		m.callers[id][c] = true
+		m.mu.Unlock()
+		defer func() {
+			m.mu.Lock()
+			delete(m.callers[id], c)
+			m.mu.Unlock()
+		}()
+	}
 	w.Header().Set(bootHeader, m.boot)
 	w.WriteHeader(http.StatusOK)
 	if err := http.NewResponseController(w).Flush(); err != nil {
@@ -47,6 +65,7 @@ func (m *Mesh) feelPulse(ctx context.Context, member Member) {
 		// there. Silence may be the network's; the gossip decides about it.
 		failed++
 		if answered(err) && failed > 1 {
+			m.log.Debug("a node's pulse broke and can't be had again", "node", member.ID, "error", err)
 			m.setPulse(member, false)
 		}
 		if failed > 1 {
@@ -109,16 +128,11 @@ func (m *Mesh) setPulse(member Member, alive bool) {
 	m.judge(p)
 }
 
-// handshake bounds that with a peer, which may accept a connection and then be
-// silent.
-const handshake = 5 * time.Second
-
 // Client calls peers: the host of a URL is a node id ("https://<id>/path").
 // Calls share one connection for each peer.
 func (m *Mesh) Client() *http.Client { return m.client }
 
 func (m *Mesh) newClient() *http.Client {
-	dialer := &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 5 * time.Second}
 	return &http.Client{Transport: &http.Transport{
 		ForceAttemptHTTP2: true,
 		HTTP2:             &http.HTTP2Config{SendPingTimeout: time.Second, PingTimeout: 3 * time.Second},
@@ -128,28 +142,7 @@ func (m *Mesh) newClient() *http.Client {
 			if err != nil {
 				return nil, fmt.Errorf("call %s: %w", addr, err)
 			}
-			id := ids.Node(host)
-			m.mu.Lock()
-			p := m.peers[id]
-			var at string
-			if p != nil {
-				at = p.member.PeerAddr()
-			}
-			m.mu.Unlock()
-			if at == "" {
-				return nil, fmt.Errorf("call node %s: it is not a member of this cluster", id)
-			}
-			conn, err := dialer.DialContext(ctx, "tcp", at)
-			if err != nil {
-				return nil, err
-			}
-			secure := tls.Client(m.own(id, conn), m.identity.client(id))
-			ctx, cancel := context.WithTimeout(ctx, handshake)
-			defer cancel()
-			if err := secure.HandshakeContext(ctx); err != nil {
-				return nil, errors.Join(err, secure.NetConn().Close())
-			}
-			return secure, nil
+			return m.dial(ctx, ids.Node(host))
 		},
 	}}
 }

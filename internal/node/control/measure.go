@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -76,6 +77,9 @@ const (
 	probeBytes  = 4 << 20
 	probePause  = 5 * time.Minute // between two measurements of a line
 	probeSettle = time.Second     // after a peer came, while it has other things to do
+	// probeSpread comes between two lines for each peer there is: 50 nodes that
+	// start together would otherwise keep each other busy with 10 GB of zeros.
+	probeSpread = 20 * time.Millisecond
 )
 
 // serveProbe answers with as many bytes as are asked for, up to probeBytes.
@@ -99,7 +103,7 @@ func (zeros) Read(b []byte) (int, error) {
 func (c *Control) measureLinks() {
 	timer := time.NewTimer(probeSettle)
 	defer timer.Stop()
-	done := map[ids.Node]time.Time{}
+	due := map[ids.Node]time.Time{} // zero: now
 	for {
 		select {
 		case <-c.ctx.Done():
@@ -109,20 +113,24 @@ func (c *Control) measureLinks() {
 			continue
 		case <-timer.C:
 		}
-		for _, p := range c.peers() {
-			if time.Since(done[p]) < probePause {
-				continue
-			}
-			line, err := c.measureLink(c.ctx, p)
-			if err != nil {
-				c.log.Debug("the line to a node is not measured", "node", p, "error", err)
-				continue
-			}
-			done[p] = time.Now()
+		peers := c.peers()
+		if len(peers) == 0 {
+			timer.Reset(probePause) // or until one comes
+			continue
+		}
+		p := slices.MinFunc(peers, func(a, b ids.Node) int { return due[a].Compare(due[b]) })
+		if wait := time.Until(due[p]); wait > 0 {
+			timer.Reset(wait)
+			continue
+		}
+		due[p] = time.Now().Add(probePause)
+		if line, err := c.measureLink(c.ctx, p); err != nil {
+			c.log.Debug("the line to a node is not measured", "node", p, "error", err)
+		} else {
 			c.vitals.line(p, line)
 			c.log.Debug("measured the line to a node", "node", p, "latency", line.Latency, "bandwidth", line.Bandwidth)
 		}
-		timer.Reset(probePause)
+		timer.Reset(time.Duration(len(peers)) * probeSpread)
 	}
 }
 
