@@ -22,13 +22,13 @@ type Key struct {
 
 // KeyList is the answer of GET /v1/cluster/keys.
 type KeyList struct {
-	Keys      []Key   `json:"keys"`
+	Keys      []Key   `json:"keys" nullable:"false"`
 	Timestamp float64 `json:"timestamp"`
 }
 
 // AddKeyRequest is the body of POST /v1/cluster/keys.
 type AddKeyRequest struct {
-	Name              string  `json:"name" maxLength:"64" doc:"Of a-z, 0-9, '.', '_' and '-'" example:"ci"`
+	Name              string  `json:"name" maxLength:"64" pattern:"^[a-z0-9][a-z0-9._-]*$" patternDescription:"a-z, 0-9, '.', '_' and '-', beginning with a letter or digit" doc:"Of a-z, 0-9, '.', '_' and '-'" example:"ci"`
 	Role              string  `json:"role" enum:"chat,read,manage" doc:"chat: inference; read: to look at everything but keys; manage: everything"`
 	ExpiresSeconds    float64 `json:"expires_seconds,omitempty" minimum:"0" maximum:"315360000" doc:"How long it is worth something; 0: until it is revoked"`
 	RequestsPerMinute int     `json:"requests_per_minute,omitempty" minimum:"0" maximum:"1000000" doc:"What it may ask each node for; 0: no limit"`
@@ -65,6 +65,6 @@ type Audit struct {
 
 // AuditList is the answer of GET /v1/cluster/audit, oldest first.
 type AuditList struct {
-	Audit     []Audit `json:"audit"`
+	Audit     []Audit `json:"audit" nullable:"false"`
 	Timestamp float64 `json:"timestamp"`
 }

@@ -53,7 +53,7 @@ type LibraryModel struct {
 	LibraryEntry
 	ChatTemplate string           `json:"chat_template" doc:"Jinja source; empty: the model has none and gets ChatML"`
 	Metadata     []MetadataValue  `json:"metadata" nullable:"false" doc:"Keys of the file in its order; long arrays are summed up"`
-	Memory       *MemoryBreakdown `json:"memory" doc:"Estimate for the asked context and slots; null for a file with a problem"`
+	Memory       *MemoryBreakdown `json:"memory,omitempty" doc:"Estimate for the asked context and slots; left out for a file with a problem"`
 }
 
 // MetadataValue is one key of a GGUF header.

@@ -202,6 +202,19 @@ const (
 	NeedManage = access.NeedManage
 )
 
+// RoleOf names the least role that a route asks for, by its method and pattern;
+// "": any. key is false if it does not even ask for a key.
+func RoleOf(method, pattern string) (role string, key bool) {
+	need, _ := access.Rule(method, pattern)
+	switch need {
+	case access.NeedNothing:
+		return "", false
+	case access.NeedKey:
+		return "", true
+	}
+	return need.Role(), true
+}
+
 // CallerOf is who sent the request that a context is of; false: it came past no
 // guard.
 func CallerOf(ctx context.Context) (Caller, bool) { return access.Of(ctx) }

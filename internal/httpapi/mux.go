@@ -26,10 +26,23 @@ type Mux interface {
 type routes struct {
 	mux      *http.ServeMux
 	patterns []string // "METHOD /path", as registered
+	takers   map[string]Taker
 	refused  Refused
 }
 
-func newRoutes(refused Refused) *routes { return &routes{mux: http.NewServeMux(), refused: refused} }
+// Taker is a handler whose pattern matches more paths than it serves, such as
+// one that takes the rest of a path and wants a certain end. What it does not
+// take counts as if there were no such route.
+type Taker interface {
+	http.Handler
+	// Takes tells whether it serves a path, and if not, which it would: "" if
+	// there is none like it.
+	Takes(path string) (ok bool, instead string)
+}
+
+func newRoutes(refused Refused) *routes {
+	return &routes{mux: http.NewServeMux(), takers: map[string]Taker{}, refused: refused}
+}
 
 // Handle registers a route. The handler is reached by callers alone who have
 // what the table of package access asks for this very pattern.
@@ -46,6 +59,9 @@ func (m *routes) Handle(pattern string, handler http.Handler) {
 		}
 	})
 	m.patterns = append(m.patterns, pattern)
+	if t, ok := handler.(Taker); ok {
+		m.takers[pattern] = t
+	}
 }
 
 func (m *routes) HandleFunc(pattern string, handler func(http.ResponseWriter, *http.Request)) {
@@ -56,12 +72,18 @@ func (m *routes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.Contains(r.URL.Path, "//") {
 		r = withPath(r, path.Clean(r.URL.Path)) // a base URL that ends in a slash
 	}
-	if m.matches(r) {
+	ok, instead := m.matches(r)
+	if ok {
 		m.mux.ServeHTTP(w, r)
 		return
 	}
+	hint := ""
+	if instead != "" {
+		hint = "; did you mean " + clip(instead, 300) + "?"
+	}
 	if p := strings.TrimRight(r.URL.Path, "/"); p != "" && p != r.URL.Path {
-		if trimmed := withPath(r, p); m.matches(trimmed) {
+		trimmed := withPath(r, p)
+		if ok, _ := m.matches(trimmed); ok {
 			m.mux.ServeHTTP(w, trimmed)
 			return
 		}
@@ -74,20 +96,34 @@ func (m *routes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		WriteError(w, &Error{
 			Status: http.StatusMethodNotAllowed, Type: TypeInvalidRequest, Code: "method_not_allowed",
-			Message: fmt.Sprintf("%s does not take %s: use %s", r.URL.Path, r.Method, strings.Join(allowed, " or ")),
+			Message: fmt.Sprintf("%s does not take %s: use %s%s", clip(r.URL.Path, 200), r.Method, strings.Join(allowed, " or "), hint),
 		})
 		return
 	}
 	WriteError(w, &Error{
 		Status: http.StatusNotFound, Type: TypeInvalidRequest, Code: "unknown_url",
-		Message: fmt.Sprintf("there is no %s %s here; the nearest endpoints are %s",
-			r.Method, clip(r.URL.Path, 200), strings.Join(m.nearest(r.URL.Path, 3), ", ")),
+		Message: fmt.Sprintf("there is no %s %s here; the nearest endpoints are %s%s",
+			r.Method, clip(r.URL.Path, 200), strings.Join(m.nearest(r.URL.Path, 3), ", "), hint),
 	})
 }
 
-func (m *routes) matches(r *http.Request) bool {
+// matches tells whether a route serves r, and if one nearly does, at which path
+// it would.
+func (m *routes) matches(r *http.Request) (ok bool, instead string) {
 	_, pattern := m.mux.Handler(r)
-	return pattern != ""
+	if pattern == "" {
+		return false, ""
+	}
+	// The mux would send a path without the slash to the one with it, which is
+	// served as the one without.
+	_, path, _ := strings.Cut(pattern, " ")
+	if rest := strings.Index(path, "{"); rest >= 0 && path[:rest] == r.URL.Path+"/" {
+		return false, ""
+	}
+	if t, ok := m.takers[pattern]; ok {
+		return t.Takes(r.URL.Path)
+	}
+	return true, ""
 }
 
 // methods lists what the path of r takes, whatever r's own method.
@@ -98,7 +134,7 @@ func (m *routes) methods(r *http.Request) []string {
 		http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
 	} {
 		probe.Method = method
-		if m.matches(probe) {
+		if ok, _ := m.matches(probe); ok {
 			allowed = append(allowed, method)
 		}
 	}

@@ -186,6 +186,7 @@ func TestRouting(t *testing.T) {
 		"GET /v1/chat/echo":                 "405 method_not_allowed /v1/chat/echo does not take GET: use POST",
 		"GET /v1/chat/echo/":                "405 method_not_allowed does not take GET: use POST",
 		"PUT /v1/things":                    "405 method_not_allowed /v1/things does not take PUT: use GET or HEAD",
+		"DELETE /v1/things":                 "405 method_not_allowed /v1/things does not take DELETE: use GET or HEAD\"", // not sent back and forth between this and /v1/things/
 		"POST /chat/echo":                   "404 unknown_url there is no POST /chat/echo here; the nearest endpoints are POST /v1/chat/echo",
 		"POST /api/v1/chat/echo":            "404 unknown_url the nearest endpoints are POST /v1/chat/echo",
 		"GET /v1/thing":                     "404 unknown_url the nearest endpoints are GET /v1/things",

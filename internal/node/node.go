@@ -28,6 +28,7 @@ import (
 	"github.com/skein-run/skein/internal/httpapi/manage"
 	"github.com/skein-run/skein/internal/httpapi/mcp"
 	"github.com/skein-run/skein/internal/httpapi/openai"
+	"github.com/skein-run/skein/internal/httpapi/openai/document"
 	"github.com/skein-run/skein/internal/httpapi/raw"
 	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/library"
@@ -216,7 +217,7 @@ func (n *Node) mount(lib *library.Library, found *engine.Engine) error {
 	if err != nil {
 		return err
 	}
-	mo := manage.Options{Library: cat, Node: n.id, Log: o.Logger, Version: o.Version}
+	mo := manage.Options{Library: cat, Node: n.id, Log: o.Logger, Version: o.Version, Describe: document.Describe}
 	c := clustered{control: n.control, self: ids.Node(n.id), begun: n.begun}
 	if n.control != nil {
 		c.audits = audits{n.control, o.Logger}

@@ -46,7 +46,7 @@ var table = []rule{
 	{"/v1/cluster/keys/", map[string]Need{other: NeedManage}},
 	{"/node_id", map[string]Need{get: NeedRead}},
 	{"/openapi.json", map[string]Need{get: NeedRead}},
-	{"/openapi.yaml", map[string]Need{get: NeedRead}},
+	{"/openapi-3.0.json", map[string]Need{get: NeedRead}},
 	{"/docs", map[string]Need{get: NeedRead}},
 
 	// Where exo's clients look.

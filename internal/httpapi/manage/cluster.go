@@ -39,7 +39,7 @@ type nothing struct{}
 
 // OneNode is the input of routes about one node.
 type OneNode struct {
-	ID string `path:"id" doc:"Node id, a prefix that only one node has, or its friendly name" example:"studio"`
+	ID string `path:"id" minLength:"1" doc:"Node id, a prefix that only one node has, or its friendly name" example:"studio"`
 }
 
 func (d *Dialect) registerCluster(m mount) {

@@ -193,7 +193,7 @@ func TestErrors(t *testing.T) {
 		{"promote no node", nil, nil, "POST", "/v1/cluster/master", `{"node_id":"zzz"}`, 404, "node_not_found", "node_id", "there are"},
 		{"promote refused", nil, refusal(command.Conflict), "POST", "/v1/cluster/master", `{"node_id":"mini"}`, 409, "conflict", "node_id", "no"},
 		{"status of one of two", nil, nil, "GET", "/v1/cluster/models/new-gguf/status", ``, 409, "ambiguous_model", "name", "give the full name"},
-		{"a model alone is no page", nil, nil, "GET", "/v1/cluster/models/org/m", ``, 404, "unknown_url", "", "/v1/cluster/models/org/m/status"},
+		{"a model alone is no page", nil, nil, "GET", "/v1/cluster/models/org/m", ``, 405, "method_not_allowed", "", "use DELETE; did you mean /v1/cluster/models/org/m/status?"},
 
 		{"read fails", retry, nil, "GET", "/v1/cluster/models", ``, 503, "unavailable", "", "ask again"},
 		{"secret", errors.New("secret path"), nil, "GET", "/v1/cluster", ``, 500, "internal_error", "", "log"},

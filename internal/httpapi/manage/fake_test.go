@@ -18,6 +18,7 @@ import (
 	"github.com/skein-run/skein/internal/cluster/view"
 	"github.com/skein-run/skein/internal/gguf/slice"
 	"github.com/skein-run/skein/internal/httpapi"
+	inference "github.com/skein-run/skein/internal/httpapi/openai/document"
 	"github.com/skein-run/skein/internal/ids"
 )
 
@@ -169,7 +170,7 @@ func (f *fake) RevokeKey(_ context.Context, id, name string) (int, error) {
 
 func options(f *fake) Options {
 	return Options{
-		Library: f, Cluster: f, Commands: f, Keys: f, Node: "n1", Version: "v1", Log: slog.New(slog.DiscardHandler),
+		Library: f, Cluster: f, Commands: f, Keys: f, Node: "n1", Version: "v1", Log: slog.New(slog.DiscardHandler), Describe: inference.Describe,
 		Now: func() time.Time { return now }, Name: func() string { return "made-up" }, Secret: func() string { return "sk-skein-made-up" },
 	}
 }

@@ -32,7 +32,7 @@ type (
 	}
 	revokeKeyInput struct {
 		Key
-		Name string `path:"key" maxLength:"64" doc:"Name of the key"`
+		Name string `path:"key" minLength:"1" maxLength:"64" doc:"Name of the key" example:"ci"`
 	}
 )
 

@@ -20,7 +20,7 @@ func (d *Dialect) registerLibrary(m mount) {
 			}
 			return &answer[api.LibraryList]{api.LibraryList{Models: orEmpty(entries), Timestamp: d.seconds()}}, nil
 		})
-	huma.Register(m, m.operation(http.MethodPost, "/v1/cluster/library", "add-to-library", tag, "List files without copying them; answers when they are listed"),
+	huma.Register(m, m.operation(http.MethodPost, "/v1/cluster/library", "add-to-library", tag, "List files without copying them; answers when they are listed", http.StatusInsufficientStorage),
 		func(ctx context.Context, in *struct{ Body api.AddRequest }) (*answer[api.AddAnswer], error) {
 			entries, err := d.o.Library.Add(ctx, in.Body.Paths)
 			d.audit(ctx, huma.Operation{OperationID: "add-to-library"}, "", err)
@@ -29,7 +29,7 @@ func (d *Dialect) registerLibrary(m mount) {
 			}
 			return &answer[api.AddAnswer]{api.AddAnswer{Models: orEmpty(entries)}}, nil
 		})
-	huma.Register(m, m.operation(http.MethodGet, "/v1/cluster/library/{name}", "show-library-model", tag, "Metadata, chat template and memory of a model"),
+	huma.Register(m, m.operation(http.MethodGet, "/v1/cluster/library/{name}", "show-library-model", tag, "Metadata, chat template and memory of a model", http.StatusBadRequest, http.StatusNotFound, http.StatusConflict),
 		func(ctx context.Context, in *showInput) (*answer[api.LibraryModel], error) {
 			shown, err := d.o.Library.Show(ctx, in.Name, in.ContextLength, in.Slots)
 			if err != nil {
@@ -38,7 +38,7 @@ func (d *Dialect) registerLibrary(m mount) {
 			shown.Metadata, shown.Paths = orEmpty(shown.Metadata), orEmpty(shown.Paths)
 			return &answer[api.LibraryModel]{shown}, nil
 		})
-	huma.Register(m, m.operation(http.MethodDelete, "/v1/cluster/library/{name}", "remove-from-library", tag, "Take a model off the list; its files stay"),
+	huma.Register(m, m.operation(http.MethodDelete, "/v1/cluster/library/{name}", "remove-from-library", tag, "Take a model off the list; its files stay", http.StatusNotFound, http.StatusConflict, http.StatusInsufficientStorage),
 		func(ctx context.Context, in *Named) (*answer[api.RemoveAnswer], error) {
 			removed, err := d.o.Library.Remove(ctx, in.Name)
 			d.audit(ctx, huma.Operation{OperationID: "remove-from-library"}, "", err)
@@ -54,7 +54,7 @@ func (d *Dialect) registerLibrary(m mount) {
 
 // showInput is the input of the show route.
 type showInput struct {
-	Name          string `path:"name" doc:"Model name without regard to case; may contain slashes"`
-	ContextLength int    `query:"context_length" minimum:"0" maximum:"1073741824" doc:"Tokens of each slot; 0: the node's default"`
-	Slots         int    `query:"slots" minimum:"0" maximum:"65536" doc:"Requests at once; 0: the node's default"`
+	Named
+	ContextLength int `query:"context_length" minimum:"0" maximum:"1073741824" doc:"Tokens of each slot; 0: the node's default"`
+	Slots         int `query:"slots" minimum:"0" maximum:"65536" doc:"Requests at once; 0: the node's default"`
 }

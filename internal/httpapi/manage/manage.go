@@ -14,8 +14,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -27,6 +27,7 @@ import (
 	"github.com/skein-run/skein/internal/cluster/command"
 	"github.com/skein-run/skein/internal/cluster/placement"
 	"github.com/skein-run/skein/internal/httpapi"
+	"github.com/skein-run/skein/internal/httpapi/manage/document"
 	"github.com/skein-run/skein/internal/httpapi/manage/feed"
 	"github.com/skein-run/skein/internal/ids"
 )
@@ -114,6 +115,9 @@ type Options struct {
 	Log  *slog.Logger
 	// Version is that of the binary, for the OpenAPI document.
 	Version string
+	// Describe is optional: it adds the operations of other dialects to the
+	// document.
+	Describe func(*huma.OpenAPI)
 	// Name makes ids of commands that come without one; nil: random ones.
 	Name func() string
 	// Secret makes secrets of keys; nil: httpapi.NewSecret.
@@ -175,6 +179,7 @@ func (d *Dialect) Register(mux httpapi.Mux) {
 	config.Info.Description = "The management API of a skein cluster. Any node answers for the whole cluster. " +
 		"Sizes in *_gb fields are GB of 2^30 bytes rounded to one decimal; times are Unix seconds. " +
 		"A POST body is read as JSON whatever its Content-Type says."
+	config.Components.Schemas = document.Schemas()
 	// The pages would load scripts from elsewhere, and the document is served
 	// below, rendered once.
 	config.DocsPath, config.SchemasPath, config.OpenAPIPath = "", "", ""
@@ -182,6 +187,11 @@ func (d *Dialect) Register(mux httpapi.Mux) {
 	config.Transformers = []huma.Transformer{reshapeError}
 	// Every body is JSON, whatever a client asks for; there is no other form.
 	config.NoFormatFallback = false
+	config.Formats = maps.Clone(config.Formats)
+	for name, f := range config.Formats {
+		f.Unmarshal = document.Unmarshal
+		config.Formats[name] = f
+	}
 
 	r := &routes{mux}
 	m := mount{API: humago.New(r, config), dialect: d}
@@ -191,7 +201,34 @@ func (d *Dialect) Register(mux httpapi.Mux) {
 	d.registerEvents(m, r)
 	d.registerKeys(m)
 	d.registerLibrary(m)
+	if d.o.Describe != nil {
+		d.o.Describe(m.OpenAPI())
+	}
 	d.serveDocument(mux, m)
+}
+
+// serveDocument mounts the OpenAPI document and the page made of it. Both are
+// rendered once.
+func (d *Dialect) serveDocument(mux httpapi.Mux, m mount) {
+	document.Complete(m.OpenAPI(), m.errors)
+	now, old, err := document.Render(m.OpenAPI())
+	if err != nil {
+		panic("manage: " + err.Error()) // of types that are compiled in
+	}
+	page, err := document.Page(m.OpenAPI())
+	if err != nil {
+		panic("manage: " + err.Error())
+	}
+	serve := func(pattern, contentType string, body []byte) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", contentType)
+			w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+			_, _ = w.Write(body) // a client that hung up needs no answer
+		})
+	}
+	serve("GET /openapi.json", "application/json", now)
+	serve("GET /openapi-3.0.json", "application/json", old)
+	serve("GET /docs", "text/html; charset=utf-8", page)
 }
 
 // mount is where the routes are described and registered.
@@ -201,21 +238,22 @@ type mount struct {
 	errors  *huma.Schema
 }
 
-// operation describes a route; statuses are the errors that it may answer with.
+// operation describes a route; statuses are the errors that it may answer with,
+// beside those that follow from what it takes. Package document fills them in.
 func (m mount) operation(method, path, id, tag, summary string, statuses ...int) huma.Operation {
 	o := huma.Operation{
 		Method: method, Path: path, OperationID: id, Summary: summary, Tags: []string{tag},
 		Responses: map[string]*huma.Response{}, DefaultStatus: http.StatusOK,
 	}
-	for _, s := range statuses {
-		o.Responses[statusKey(s)] = &huma.Response{Description: http.StatusText(s), Content: m.errorContent()}
+	// The framework checks parameters and bodies.
+	if method != http.MethodGet || strings.Contains(path, "{") {
+		statuses = append(statuses, http.StatusUnprocessableEntity)
 	}
-	o.Responses["default"] = &huma.Response{Description: "Error", Content: m.errorContent()}
+	for _, s := range statuses {
+		o.Responses[statusKey(s)] = &huma.Response{}
+	}
+	o.Responses["default"] = &huma.Response{}
 	return o
-}
-
-func (m mount) errorContent() map[string]*huma.MediaType {
-	return map[string]*huma.MediaType{"application/json": {Schema: m.errors}}
 }
 
 // routes lets the framework register on the server's mux, with two changes: a
@@ -227,42 +265,50 @@ type routes struct{ httpapi.Mux }
 const wildcard = "/{name}"
 
 func (m *routes) HandleFunc(pattern string, handler func(http.ResponseWriter, *http.Request)) {
-	before, after, named := strings.Cut(pattern, wildcard)
-	if named {
-		pattern = before + "/{name...}"
+	before, after, ok := strings.Cut(pattern, wildcard)
+	if !ok {
+		m.Mux.HandleFunc(pattern, asJSON(handler))
+		return
 	}
-	m.Mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		if named && !m.name(w, r, after) {
-			return
-		}
-		r.Header.Set("Content-Type", "application/json")
-		handler(w, r)
-	})
+	_, above, _ := strings.Cut(before, " ")
+	m.Mux.Handle(before+"/{name...}", &named{above: above + "/", after: after, handler: asJSON(handler)})
 }
 
-// name takes what follows the name off the end of the path. It answers a path
-// that is none of a name, and then returns false.
-func (m *routes) name(w http.ResponseWriter, r *http.Request, after string) bool {
-	name := strings.TrimRight(r.PathValue("name"), "/")
-	if name == "" {
-		// "/library/" means the list, not a model without a name.
-		u := *r.URL
-		u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), ""
-		list := r.Clone(r.Context())
-		list.URL = &u
-		m.Mux.ServeHTTP(w, list)
-		return false
+func asJSON(handler http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Set("Content-Type", "application/json")
+		handler(w, r)
 	}
-	short, ok := strings.CutSuffix(name, after)
-	if !ok || short == "" {
-		httpapi.WriteError(w, &httpapi.Error{
-			Status: http.StatusNotFound, Type: httpapi.TypeInvalidRequest, Code: "unknown_url",
-			Message: "there is no " + fmt.Sprintf("%s %.200s here; did you mean %.200s%s?", r.Method, r.URL.Path, strings.TrimRight(r.URL.Path, "/"), after),
-		})
-		return false
+}
+
+// named is the handler of a path with a model's name in it.
+type named struct {
+	above, after string // what stands before and behind the name
+	handler      http.Handler
+}
+
+// ServeHTTP lets the framework see the name alone.
+func (n *named) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	name, ok := strings.CutSuffix(strings.TrimRight(r.PathValue("name"), "/"), n.after)
+	if !ok || name == "" {
+		http.NotFound(w, r) // under a mux that did not ask Takes
+		return
 	}
-	r.SetPathValue("name", short)
-	return true
+	r.SetPathValue("name", name)
+	n.handler.ServeHTTP(w, r)
+}
+
+// Takes tells whether there is a name in the path; a list is none.
+func (n *named) Takes(path string) (ok bool, instead string) {
+	path = strings.TrimRight(path, "/")
+	rest, ok := strings.CutPrefix(path, n.above)
+	if !ok || rest == "" {
+		return false, ""
+	}
+	if name, ok := strings.CutSuffix(rest, n.after); !ok || name == "" {
+		return false, path + n.after
+	}
+	return true, ""
 }
 
 // seconds is the clock's time as the API writes it.
@@ -275,7 +321,7 @@ type answer[T any] struct{ Body T }
 
 // Named is the input of routes about one model.
 type Named struct {
-	Name string `path:"name" doc:"Model name, full or its last part, without regard to case; may contain slashes" example:"org/Qwen3-30B-GGUF"`
+	Name string `path:"name" minLength:"1" doc:"Model name, full or its last part, without regard to case; may contain slashes" example:"org/Qwen3-30B-GGUF"`
 }
 
 func orEmpty[T any](list []T) []T {

@@ -1,4 +1,4 @@
-package manage
+package document
 
 import (
 	"bytes"
@@ -6,42 +6,27 @@ import (
 	"encoding/json"
 	"fmt"
 	"html/template"
-	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
-
-	"github.com/skein-run/skein/internal/httpapi"
 )
 
-//go:embed docs.html
-var docsTemplate string
+//go:embed page.html
+var pageTemplate string
 
-// serveDocument renders the OpenAPI document, and a page of it for people, and
-// mounts both. The page needs no script and nothing from elsewhere.
-func (d *Dialect) serveDocument(mux httpapi.Mux, m mount) {
-	// The framework lists its own form of errors too, which is never sent.
-	schemas := m.OpenAPI().Components.Schemas.Map()
-	delete(schemas, "ErrorModel")
-	delete(schemas, "ErrorDetail")
-	document, err := json.Marshal(m.OpenAPI())
-	if err != nil {
-		panic(fmt.Sprintf("manage: the API's own description cannot be written: %v", err))
-	}
+// Page renders the description for people. It needs no script and nothing from
+// elsewhere.
+func Page(o *huma.OpenAPI) ([]byte, error) {
 	var page bytes.Buffer
-	if err := template.Must(template.New("docs").Parse(docsTemplate)).Execute(&page, describeAPI(m.OpenAPI())); err != nil {
-		panic(fmt.Sprintf("manage: the page about the API cannot be written: %v", err))
+	t, err := template.New("page").Parse(pageTemplate)
+	if err == nil {
+		err = t.Execute(&page, describeAPI(o))
 	}
-	serve := func(pattern, contentType string, body []byte) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", contentType)
-			w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-			_, _ = w.Write(body) // a client that hung up needs no answer
-		})
+	if err != nil {
+		return nil, fmt.Errorf("write the page about the API: %w", err)
 	}
-	serve("GET /openapi.json", "application/json", document)
-	serve("GET /docs", "text/html; charset=utf-8", page.Bytes())
+	return page.Bytes(), nil
 }
 
 // apiPage is what the page shows.
@@ -70,29 +55,24 @@ type apiField struct {
 func describeAPI(o *huma.OpenAPI) apiPage {
 	page := apiPage{Title: o.Info.Title, Version: o.Info.Version, Description: o.Info.Description}
 	byGroup := map[string]*apiGroup{}
-	for path, item := range o.Paths {
-		for _, op := range []*huma.Operation{item.Get, item.Post, item.Delete} {
-			if op == nil {
-				continue
-			}
-			g := byGroup[op.Tags[0]]
-			if g == nil {
-				g = &apiGroup{Name: op.Tags[0]}
-				byGroup[op.Tags[0]] = g
-			}
-			g.Operations = append(g.Operations, describeOperation(o, path, op))
+	for _, op := range Operations(o) {
+		g := byGroup[op.Tags[0]]
+		if g == nil {
+			g = &apiGroup{Name: op.Tags[0]}
+			byGroup[op.Tags[0]] = g
+		}
+		g.Operations = append(g.Operations, describeOperation(o, op))
+	}
+	for _, t := range o.Tags {
+		if g := byGroup[t.Name]; g != nil {
+			page.Groups = append(page.Groups, *g)
 		}
 	}
-	for _, g := range byGroup {
-		slices.SortFunc(g.Operations, func(a, b apiOperation) int { return strings.Compare(a.Path+a.Method, b.Path+b.Method) })
-		page.Groups = append(page.Groups, *g)
-	}
-	slices.SortFunc(page.Groups, func(a, b apiGroup) int { return strings.Compare(a.Name, b.Name) })
 	return page
 }
 
-func describeOperation(o *huma.OpenAPI, path string, op *huma.Operation) apiOperation {
-	out := apiOperation{Method: op.Method, Path: path, ID: op.OperationID, Summary: op.Summary, Description: op.Description}
+func describeOperation(o *huma.OpenAPI, op *huma.Operation) apiOperation {
+	out := apiOperation{Method: op.Method, Path: op.Path, ID: op.OperationID, Summary: op.Summary, Description: op.Description}
 	for _, p := range op.Parameters {
 		f := describeField(p.Name, p.Schema, p.Required)
 		f.Where, f.Doc = p.In, p.Description
@@ -109,7 +89,14 @@ func describeOperation(o *huma.OpenAPI, path string, op *huma.Operation) apiOper
 			continue
 		}
 		for contentType, media := range r.Content {
-			out.AnswerType, out.Answer = contentType, describeSchema(o, media.Schema)
+			if len(r.Content) > 1 && contentType == stream {
+				continue // the same piece by piece
+			}
+			schema := media.Schema
+			if contentType == stream {
+				schema, _ = schema.Properties["data"].Extensions["contentSchema"].(*huma.Schema)
+			}
+			out.AnswerType, out.Answer = contentType, describeSchema(o, schema)
 		}
 	}
 	slices.Sort(out.Errors)
