@@ -23,7 +23,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null)
 LDFLAGS := -s -w -X $(MODULE)/internal/buildinfo.version=$(VERSION) -X $(MODULE)/internal/buildinfo.commit=$(COMMIT)
 
-.PHONY: golden golden-upstream help build deps run stop model test race lint cross fuzz bench bench-peers bench-shards bench-archs bench-shard-faults bench-cluster bench-manage demo dist notices engine-lock clean
+.PHONY: golden golden-upstream help build deps run stop model test race lint cross fuzz bench bench-peers bench-shards bench-archs bench-shard-faults bench-cluster bench-manage bench-openapi demo dist notices engine-lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -109,6 +109,9 @@ bench-cluster: build ## the figures of a cluster; N=20 faults of each kind, ONLY
 
 bench-manage: build ## the management API beside streams: 3 and 1,000 nodes, loads seen everywhere, the gap of swaps; N=30, ONLY=swaps
 	@DEMO=$(DEMO) FETCHED=$(SMOLLM) GO=$(GO) sh scripts/bench-manage.sh
+
+bench-openapi: build ## schemathesis against three nodes, for TIME seconds (600)
+	@TIME=$(TIME) GO=$(GO) sh scripts/bench-openapi.sh
 
 demo: build ## play a first walk: three nodes here, load, ask, swap, kill one; bounded, and leaves nothing
 	@DEMO=$(DEMO) sh scripts/demo.sh

@@ -62,9 +62,9 @@ func binary(t *testing.T) string {
 }
 
 // serve starts a node of its own on a free port and gives its base URL.
-func serve(t *testing.T) string {
+func serve(t *testing.T, args ...string) string {
 	t.Helper()
-	node := exec.Command(binary(t), "serve", "--api-port", "0", "--load", model, "--no-discovery", "--peer-host", "127.0.0.1", "--peer-port", "0", "--gossip-port", "0")
+	node := exec.Command(binary(t), append([]string{"serve", "--api-port", "0", "--no-discovery", "--peer-host", "127.0.0.1", "--peer-port", "0"}, args...)...)
 	node.Env = append(os.Environ(), "SKEIN_HOME="+t.TempDir())
 	log := &strings.Builder{}
 	node.Stderr = log
@@ -107,7 +107,7 @@ func serve(t *testing.T) string {
 }
 
 func TestClients(t *testing.T) {
-	url := serve(t)
+	url := serve(t, "--load", model, "--gossip-port", "0")
 	client := func(name, program string, args []string, env ...string) {
 		t.Run(name, func(t *testing.T) {
 			for _, arg := range args {

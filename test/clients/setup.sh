@@ -9,18 +9,24 @@ mkdir -p "$out"
 # newer FILE STAMP: FILE changed since STAMP was made.
 newer() { [ ! -f "$2" ] || [ -n "$(find "$1" -newer "$2")" ]; }
 
-if newer python/requirements.txt "$out/python.stamp"; then
-	echo "installing the Python clients (pip)"
-	rm -rf "$out/python" "$out/python.stamp"
-	# pip warns of packages elsewhere on the machine, which do not matter here.
-	python3 -m pip install --quiet --disable-pip-version-check --no-compile \
-		--target "$out/python" -r python/requirements.txt >"$out/pip.log" 2>&1 || {
-		cat "$out/pip.log" >&2
-		echo "setup: pip could not install the Python clients; python3 with pip is needed" >&2
-		exit 1
-	}
-	touch "$out/python.stamp"
-fi
+# python NAME: what NAME/requirements.txt lists, in a folder of its own, since
+# clients and tools may want different versions of the same package.
+python() {
+	if newer "$1/requirements.txt" "$out/$1.stamp"; then
+		echo "installing the Python clients and tools of test/clients/$1 (pip)"
+		rm -rf "$out/$1" "$out/$1.stamp"
+		# pip warns of packages elsewhere on the machine, which do not matter here.
+		python3 -m pip install --quiet --disable-pip-version-check --no-compile \
+			--target "$out/$1" -r "$1/requirements.txt" >"$out/pip.log" 2>&1 || {
+			cat "$out/pip.log" >&2
+			echo "setup: pip could not install the Python clients; python3 with pip is needed" >&2
+			exit 1
+		}
+		touch "$out/$1.stamp"
+	fi
+}
+python python
+python openapi
 if newer node/package-lock.json "$out/node.stamp"; then
 	echo "installing the JavaScript client (npm)"
 	rm -rf "$out/node" "$out/node.stamp"
