@@ -45,6 +45,9 @@ type Health struct {
 
 	StateIndex uint64 `json:"state_index" doc:"Number of the newest event that this node has applied; tokens make none" example:"42"`
 	StateHash  string `json:"state_hash" doc:"SHA-256 of the state after it: nodes that agree tell the same"`
+
+	GenerationsResumed int `json:"generations_resumed" doc:"How often generations lost the place where they ran and went on at another, since the start of each node that answers; on quantized weights a greedy text may differ only there" example:"2"`
+	GenerationsLost    int `json:"generations_lost" doc:"How often they ended with an error instead" example:"0"`
 }
 
 // NodeList answers GET /v1/cluster/nodes.

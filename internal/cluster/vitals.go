@@ -45,6 +45,11 @@ type Vitals struct {
 	// Hashing is the model whose files are read for their hashes now.
 	Hashing *HashVitals `json:"hashing,omitempty"`
 	Tasks   []Task      `json:"tasks"` // of this node's API clients
+	// Resumed and Lost count losses of a place by generations of this node's
+	// clients since its start: those that went on at another place, and those that
+	// ended with an error.
+	Resumed int64 `json:"resumed,omitempty"`
+	Lost    int64 `json:"lost,omitempty"`
 
 	// Refusals are the commands that this node's API refused lately, the newest
 	// last.

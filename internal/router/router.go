@@ -79,6 +79,10 @@ func New(o Options) (*Router, error) {
 	return &Router{opts: o, models: map[string]*keeper.Model{}, remote: map[string]generation.Model{}, open: map[string]int{}, users: map[string]int{}}, nil
 }
 
+// Losses are how many generations of this node's clients have lost a place since
+// its start: those that went on at another, and those that ended.
+func (r *Router) Losses() (goneOn, ended int64) { return r.goneOn.Load(), r.ended.Load() }
+
 // Model gives the model of a full name, ready to serve: it is loaded if it is
 // not, and waited for as long as ctx lets.
 func (r *Router) Model(ctx context.Context, name string) (generation.Model, error) {

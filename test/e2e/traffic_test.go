@@ -35,6 +35,14 @@ func TestRunnerKilledAndTheAnswerGoesOn(t *testing.T) {
 	if got := first + rest; len(got) < 100 || got[:60] != whole[:60] {
 		t.Errorf("the answer is %q, undisturbed %q", got, whole)
 	}
+	eventually(t, "the answer that went on is counted", func() bool {
+		var h struct {
+			Resumed int `json:"generations_resumed"`
+			Lost    int `json:"generations_lost"`
+		}
+		n.read("/v1/cluster/health", &h)
+		return h.Resumed == 1 && h.Lost == 0
+	})
 	n.stop()
 }
 

@@ -143,6 +143,10 @@ func (v *View) Health() (api.Health, error) {
 	if h.StateHash, err = v.in.State.Hash(); err != nil {
 		return h, err
 	}
+	for _, x := range v.in.Vitals {
+		h.GenerationsResumed += int(max(0, x.Resumed))
+		h.GenerationsLost += int(max(0, x.Lost))
+	}
 	_, h.Problem = v.Master()
 	if h.Problem == "" && h.NodeCount == 0 {
 		h.Problem = "no node is online"

@@ -104,7 +104,7 @@ func inputs(t testing.TB) view.Inputs {
 				Tasks:     []cluster.Task{{ID: "t1", Type: "chat", Status: "running", Model: "org/Ready-GGUF", Instance: "i1", Age: 1.1}},
 			},
 			"ab22": {
-				At: now, Uptime: 10, Devices: memory(30 * gb),
+				At: now, Uptime: 10, Devices: memory(30 * gb), Resumed: 2, Lost: 1,
 				Shards: []cluster.ShardVitals{{Instance: "i2", Shard: 1, Phase: cluster.Loading, Progress: 0.5}},
 			},
 			"cc33": {
@@ -113,6 +113,39 @@ func inputs(t testing.TB) view.Inputs {
 			},
 			"dd44": {At: now.Add(-3 * time.Minute), Devices: memory(gb)},
 		},
+	}
+}
+
+// TestHashingIsSaid: who waits for a model that its node is still reading sees
+// how far that is.
+func TestHashingIsSaid(t *testing.T) {
+	in := inputs(t)
+	m := in.State.Models["Fetching"]
+	m.Holders = []ids.Node{"ab22"}
+	in.State.Models["Fetching"] = m
+	x := in.Vitals["cc33"]
+	x.Shards = nil
+	in.Vitals["cc33"] = x
+	say := func() string {
+		t.Helper()
+		s, err := view.Of(in).Status("Fetching")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Progress
+	}
+	if got := say(); got != "waiting until the files of Fetching are hashed" {
+		t.Error(got)
+	}
+	x = in.Vitals["ab22"]
+	x.Hashing = &cluster.HashVitals{Model: "Fetching", Done: gb, Total: 4 * gb}
+	in.Vitals["ab22"] = x
+	if got := say(); got != "waiting until Mini has read the files of Fetching for their hashes: 25%" {
+		t.Error(got)
+	}
+	m.Files[0].SHA256 = "00"
+	if got := say(); got != "fetching" {
+		t.Error(got)
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 var (
 	overviewFields = fields("number node_count total_ram_gb available_ram_gb used_ram_gb ram_used_percent loaded_model_count active_task_count active_download_count timestamp" +
 		"; array nodes models tasks downloads; string master_node_id; number tokens_per_second")
-	healthFields = fields("boolean healthy; number node_count uptime_seconds timestamp state_index; string master_node_id state_hash")
+	healthFields = fields("boolean healthy; number node_count uptime_seconds timestamp state_index generations_resumed generations_lost; string master_node_id state_hash")
 	nodeFields   = fields("string node_id friendly_name chip os_version status" +
 		"; number ram_total_gb ram_available_gb ram_used_gb ram_used_percent disk_total_gb disk_available_gb gpu_usage_percent cpu_p_usage_percent cpu_e_usage_percent temperature_c power_watts seconds_since_seen" +
 		"; array ip_addresses connection_types loaded_models roles accelerators unmeasured; boolean has_thunderbolt rdma_enabled is_master is_candidate draining; string version; number uptime_seconds reserved_memory_gb")

@@ -194,6 +194,7 @@ func (g *gauges) own(ctx context.Context) (cluster.Vitals, error) {
 	if g.c.opts.Refusals != nil {
 		v.Refusals = g.c.opts.Refusals()
 	}
+	v.Resumed, v.Lost = g.c.router.Losses()
 	m := g.meter.Read(ctx)
 	v.FastCores, v.EfficientCores, v.GPU, v.Temperature, v.Power = m.FastCores, m.EfficientCores, m.GPU, m.Temperature, m.Power
 	for _, d := range m.GPUs { // told, not given models: what the engine can use of them is not known here
