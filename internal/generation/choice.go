@@ -21,6 +21,7 @@ type choice struct {
 	tokens    int // received up to the stop, if there is one
 	stopped   bool
 	announced bool // the echo, if any, was sent
+	progress  bool // that the prompt is whole is to be told
 }
 
 // choice runs answer number index to its end.
@@ -34,6 +35,16 @@ func (r *run) choice(ctx context.Context, index int) error {
 	request := wire.GenerateRequest{
 		ID: r.service.lastID.Add(1), Prompt: r.input.tokens, MaxTokens: r.input.maxTokens, Sampling: sampling,
 		Logprobs: r.req.Logprobs, TopLogprobs: r.req.TopLogprobs, IgnoreEnd: r.req.IgnoreEnd, NoCache: r.req.NoCache,
+		Progress: r.req.Progress && index == 0,
+	}
+	stopMeter := func() {}
+	if request.Progress {
+		m := NewMeter()
+		generation = WithProgress(generation, m.Note)
+		// Who does not read gets the error with the first text.
+		m.Start(func(p PromptProgress) { _ = r.send(Event{Choice: index, Prompt: &p}) })
+		stopMeter = m.Stop
+		defer m.Stop()
 	}
 	stream, err := r.model.Generate(generation, request)
 	if err != nil {
@@ -47,10 +58,11 @@ func (r *run) choice(ctx context.Context, index int) error {
 	defer r.service.keeper.close(record)
 	c := &choice{
 		run: r, index: index, stream: stream, record: record,
-		decoder: chat.NewDecoder(r.input.decoder), aligner: aligner{logprobs: r.req.Logprobs},
+		decoder: chat.NewDecoder(r.input.decoder), aligner: aligner{logprobs: r.req.Logprobs}, progress: request.Progress,
 	}
 	for {
 		tokens, done, err := stream.Next(ctx)
+		stopMeter()
 		if err != nil {
 			return err
 		}
@@ -108,6 +120,10 @@ func (c *choice) send(e Event) error {
 	}
 	if e.Text == "" && e.Reasoning == "" && len(e.Logprobs) == 0 {
 		return nil
+	}
+	if c.progress {
+		e.Prompt = &PromptProgress{len(c.run.input.tokens), len(c.run.input.tokens)}
+		c.progress = false
 	}
 	if err := c.run.send(e); err != nil {
 		return &emitError{err}

@@ -38,6 +38,9 @@ type Request struct {
 	IgnoreEnd   bool // benchmarks: go on after end-of-generation tokens
 	NoCache     bool // benchmarks: compute the prompt, whatever is cached of it
 
+	// Progress asks for events that tell how far the prompt is.
+	Progress bool
+
 	// ID names the request for its client, in answers and for a cancel; "": it
 	// has no name.
 	ID string
@@ -60,6 +63,10 @@ type Event struct {
 	Text      string // answer text, valid UTF-8, possibly empty
 	Reasoning string // text inside <think>..</think>
 	Logprobs  []TokenLogprob
+
+	// Prompt is set with Request.Progress only: alone, while a long prompt is
+	// computed, and whole with the first text of the first choice.
+	Prompt *PromptProgress
 
 	// FinishReason is set on the last event of a choice.
 	FinishReason string

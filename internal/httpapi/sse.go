@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/skein-run/skein/internal/generation"
 )
 
 // writeTimeout is how long a client may leave a stream unread before it is
@@ -85,6 +87,14 @@ const keepOpen = ": keep-alive\n\n"
 // Begin answers at once, with a comment: for clients that take silence for a
 // failure. What comes after can't be a plain error any more.
 func (s *EventStream) Begin() error { return s.Send([]byte(keepOpen)) }
+
+// AppendPrompt appends a comment that tells how far a prompt is, as exo's
+// clients read it. Others skip comments.
+func AppendPrompt(b []byte, model string, p generation.PromptProgress) []byte {
+	b = append(b, `: prefill_progress {"PrefillProgressChunk":{"model":`...)
+	b = appendJSON(b, model)
+	return fmt.Appendf(b, `,"processed_tokens":%d,"total_tokens":%d}}`+"\n\n", p.Done, p.Total)
+}
 
 // keepAlive runs on the timer's goroutine. The timer is not reset with every
 // event, which would cost more than the event: it looks when it fires.

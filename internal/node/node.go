@@ -22,6 +22,7 @@ import (
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/config"
 	"github.com/skein-run/skein/internal/engine"
+	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/home"
 	"github.com/skein-run/skein/internal/httpapi"
 	"github.com/skein-run/skein/internal/httpapi/access"
@@ -209,7 +210,14 @@ func (n *Node) mount(lib *library.Library, found *engine.Engine) error {
 	if err != nil {
 		return err
 	}
-	chat, err := openai.New(openai.Options{Engine: n.texts, Log: o.Logger, Fingerprint: fmt.Sprintf("skein-%s-llama.cpp-%s", o.Version, found.Version)})
+	var figures func(string, generation.Usage) []byte
+	if n.control != nil {
+		figures = func(model string, u generation.Usage) []byte {
+			s, _ := n.control.Cluster().State()
+			return raw.Figures(s, model, u)
+		}
+	}
+	chat, err := openai.New(openai.Options{Engine: n.texts, Log: o.Logger, Figures: figures, Fingerprint: fmt.Sprintf("skein-%s-llama.cpp-%s", o.Version, found.Version)})
 	if err != nil {
 		return err
 	}

@@ -208,6 +208,13 @@ func (s *stream) read(c *wire.Conn) {
 			if !give(frame{tokens: tokens}) {
 				return
 			}
+		case wire.TypePrompt:
+			var at wire.Prompt
+			if err := f.Decode(&at); err != nil {
+				give(frame{err: s.m.failed("understand", err)})
+				return
+			}
+			generation.NoteOf(s.ctx)(generation.PromptProgress(at))
 		case wire.TypeDone:
 			var d wire.Done
 			if err := f.Decode(&d); err != nil {

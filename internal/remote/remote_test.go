@@ -27,6 +27,8 @@ type head struct {
 	script []step
 	closed chan struct{} // closed when a stream is
 	wait   bool          // goes on after the script, until it is cancelled
+	prompt func(note func(generation.PromptProgress))
+	ready  chan struct{} // nil, or the first step waits for it
 }
 
 type step struct {
@@ -45,8 +47,11 @@ func (h *head) Tokenize(_ context.Context, s string, a, p bool) ([]int32, error)
 func (h *head) Detokenize(_ context.Context, tokens []int32) (string, error) {
 	return strings.Repeat("x", len(tokens)), h.err
 }
-func (h *head) Generate(_ context.Context, req wire.GenerateRequest) (generation.Stream, error) {
+func (h *head) Generate(ctx context.Context, req wire.GenerateRequest) (generation.Stream, error) {
 	h.got = req
+	if h.prompt != nil {
+		h.prompt(generation.NoteOf(ctx))
+	}
 	if h.err != nil {
 		return nil, h.err
 	}
@@ -64,6 +69,9 @@ func (s *script) Next(ctx context.Context) ([]wire.Token, *wire.Done, error) {
 			<-ctx.Done()
 		}
 		return nil, nil, errors.New("the runner is gone")
+	}
+	if s.h.ready != nil {
+		<-s.h.ready
 	}
 	st := s.h.script[s.n]
 	s.n++
@@ -238,4 +246,38 @@ func TestRefusedAtStart(t *testing.T) {
 	if _, err := m.Generate(t.Context(), wire.GenerateRequest{}); !errors.As(err, &e) || e.Context != 8 || e.PromptTokens != 9 {
 		t.Errorf("%v", err)
 	}
+}
+
+// How far a prompt is comes from the other node too, before any token.
+func TestProgressOfThePrompt(t *testing.T) {
+	ready := make(chan struct{})
+	h := &head{
+		closed: make(chan struct{}), ready: ready,
+		prompt: func(note func(generation.PromptProgress)) {
+			note(generation.PromptProgress{Done: 256, Total: 600})
+			note(generation.PromptProgress{Done: 512, Total: 600})
+		},
+		script: []step{{tokens: []wire.Token{{ID: 4, Token: 1}}}, {done: &wire.Done{ID: 4, Reason: wire.ReasonStop}}},
+	}
+	c, _ := serve(t, heads{"i": h})
+	heard := make(chan generation.PromptProgress, 9)
+	ctx := generation.WithProgress(t.Context(), func(p generation.PromptProgress) { heard <- p })
+	s, err := model(t, c, "i").Generate(ctx, wire.GenerateRequest{ID: 4, Progress: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p := range heard { // the first may be overtaken
+		if p.Total != 600 {
+			t.Errorf("heard %v", p)
+		}
+		if p.Done == 512 {
+			break
+		}
+	}
+	close(ready)
+	if tokens, _, err := s.Next(t.Context()); err != nil || len(tokens) != 1 {
+		t.Errorf("%v %v", tokens, err)
+	}
+	s.Close()
+	<-h.closed
 }

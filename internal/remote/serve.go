@@ -82,7 +82,12 @@ func generate(w http.ResponseWriter, r *http.Request, m generation.Model) {
 	if !read(w, r, &req) {
 		return
 	}
-	s, err := m.Generate(r.Context(), req)
+	ctx, meter := r.Context(), generation.NewMeter()
+	defer meter.Stop()
+	if req.Progress {
+		ctx = generation.WithProgress(ctx, meter.Note)
+	}
+	s, err := m.Generate(ctx, req)
 	if err != nil {
 		fail(w, err)
 		return
@@ -95,7 +100,13 @@ func generate(w http.ResponseWriter, r *http.Request, m generation.Model) {
 		return // the caller is gone
 	}
 	c := wire.NewConn(nil, w)
-	if err := pump(r.Context(), s, c, rc); err != nil && !errors.Is(err, io.ErrClosedPipe) && r.Context().Err() == nil {
+	meter.Start(func(p generation.PromptProgress) {
+		// A caller that is gone ends the request.
+		if c.SendJSON(wire.TypePrompt, req.ID, wire.Prompt(p)) == nil {
+			_ = rc.Flush()
+		}
+	})
+	if err := pump(r.Context(), s, c, rc, meter.Stop); err != nil && !errors.Is(err, io.ErrClosedPipe) && r.Context().Err() == nil {
 		// The head is gone, or the caller: who is left hears of it.
 		if c.SendJSON(wire.TypeFailure, req.ID, problemOf(err)) == nil {
 			_ = rc.Flush()
@@ -103,10 +114,12 @@ func generate(w http.ResponseWriter, r *http.Request, m generation.Model) {
 	}
 }
 
-func pump(ctx context.Context, s generation.Stream, c *wire.Conn, rc *http.ResponseController) error {
+// pump sends what comes. begun is called before anything is sent.
+func pump(ctx context.Context, s generation.Stream, c *wire.Conn, rc *http.ResponseController, begun func()) error {
 	var body []byte
 	for {
 		tokens, done, err := s.Next(ctx)
+		begun()
 		if err != nil {
 			return err
 		}

@@ -53,6 +53,17 @@ func (e *emitter) done(d wire.Done) {
 	f.body = append(f.body, b...)
 }
 
+// prompt adds how far a prompt is.
+func (e *emitter) prompt(id uint64, p wire.Prompt) {
+	b, err := json.Marshal(p)
+	if err != nil {
+		logLine(logError, fmt.Sprintf("tell the progress of generation %d: %v", id, err))
+		return
+	}
+	f := e.next(wire.TypePrompt, id)
+	f.body = append(f.body, b...)
+}
+
 func (e *emitter) next(kind wire.Type, ref uint64) *frame {
 	if e.used == len(e.queue) {
 		e.queue = append(e.queue, frame{})

@@ -54,6 +54,11 @@ type flight struct {
 	batch *schedule.Batch
 	gens  []*gen // one for each item with Output
 	needs []sample.Need
+
+	// prompt is whose prompt this is a part of, if it asked for its progress,
+	// and done how much of it is computed afterwards.
+	prompt *gen
+	done   int
 }
 
 // message is what other goroutines tell the loop.
@@ -212,7 +217,13 @@ func (l *loop) describe(b *schedule.Batch) *flight {
 	if n := len(l.spare); n > 0 {
 		f, l.spare = l.spare[n-1], l.spare[:n-1]
 	}
-	f.batch, f.gens, f.needs = b, f.gens[:0], f.needs[:0]
+	f.batch, f.gens, f.needs, f.prompt = b, f.gens[:0], f.needs[:0], nil
+	if n := len(b.Items); n > 0 && !b.Items[n-1].Output {
+		last := b.Items[n-1]
+		if g := l.byJob[l.sched.Holder(last.Slot)]; g != nil && g.req.Progress {
+			f.prompt, f.done = g, last.Position+1
+		}
+	}
 	for _, it := range b.Items {
 		if it.Output {
 			g := l.byJob[l.sched.Holder(it.Slot)]
@@ -237,6 +248,11 @@ func (l *loop) land() error {
 	}
 	if err := l.draw(f.gens, rows); err != nil {
 		return err
+	}
+	// The last token of a prompt is computed for itself: before it nothing new
+	// is to be told.
+	if g := f.prompt; g != nil && !g.ended && f.done < len(g.req.Prompt)-1 {
+		l.out.prompt(g.req.ID, wire.Prompt{Done: f.done, Total: len(g.req.Prompt)})
 	}
 	prompt := len(f.batch.Items) - len(f.gens)
 	l.sched.Finished(out, l.picked)

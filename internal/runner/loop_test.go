@@ -78,12 +78,13 @@ type outbox struct {
 	mu      sync.Mutex
 	tokens  map[uint64][]wire.Token
 	done    map[uint64]wire.Done
+	prompts map[uint64][]wire.Prompt
 	faults  []string
 	changed chan struct{}
 }
 
 func newOutbox() *outbox {
-	return &outbox{tokens: map[uint64][]wire.Token{}, done: map[uint64]wire.Done{}, changed: make(chan struct{}, 1)}
+	return &outbox{tokens: map[uint64][]wire.Token{}, done: map[uint64]wire.Done{}, prompts: map[uint64][]wire.Prompt{}, changed: make(chan struct{}, 1)}
 }
 
 func (o *outbox) notify() {
@@ -104,6 +105,15 @@ func (o *outbox) Send(kind wire.Type, ref uint64, body []byte) error {
 			}
 			o.tokens[t.ID] = append(o.tokens[t.ID], t)
 		})
+	}
+	if kind == wire.TypePrompt {
+		var p wire.Prompt
+		if len(o.tokens[ref]) > 0 {
+			o.faults = append(o.faults, fmt.Sprintf("progress of the prompt of generation %d after its first token", ref))
+		}
+		err := json.Unmarshal(body, &p)
+		o.prompts[ref] = append(o.prompts[ref], p)
+		return err
 	}
 	if _, dup := o.done[ref]; dup {
 		o.faults = append(o.faults, fmt.Sprintf("generation %d ended twice", ref))
@@ -390,5 +400,33 @@ func TestChunkSize(t *testing.T) {
 		if got := chunkFor(c.want, c.parameters, c.gpu, c.stages, c.context); got != c.chunk {
 			t.Errorf("%+v: %d", c, got)
 		}
+	}
+}
+
+// Who asks hears how far a long prompt is, and nobody else does.
+func TestPromptProgress(t *testing.T) {
+	r := startLoop(t, small(), newFakeBackend())
+	prompt := make([]int32, 20)
+	for i := range prompt {
+		prompt[i] = int32(i % 7)
+	}
+	for id, c := range map[uint64]struct {
+		asks   bool
+		prompt []int32
+		want   []wire.Prompt
+	}{
+		1: {true, prompt, []wire.Prompt{{Done: 8, Total: 20}, {Done: 16, Total: 20}}},
+		2: {false, prompt, nil},
+		3: {true, []int32{30, 1, 2}, nil}, // at once
+	} {
+		req := request(id, c.prompt...)
+		req.MaxTokens, req.Progress, req.NoCache = 2, c.asks, true
+		r.start(req)
+		r.out.wait(t, "the end", func() bool { return r.out.done[id].Reason != "" })
+		r.out.mu.Lock()
+		if got := r.out.prompts[id]; !slices.Equal(got, c.want) {
+			t.Errorf("generation %d: %v, want %v", id, got, c.want)
+		}
+		r.out.mu.Unlock()
 	}
 }

@@ -311,7 +311,7 @@ func (p *process) generate(ctx context.Context, req wire.GenerateRequest, limit 
 	if err != nil {
 		return nil, fmt.Errorf("encode request: %w", err)
 	}
-	s := &stream{id: req.ID, p: p, limit: limit, wake: make(chan struct{}, 1)}
+	s := &stream{id: req.ID, p: p, limit: limit, wake: make(chan struct{}, 1), note: generation.NoteOf(ctx)}
 	p.mu.Lock()
 	if err = p.sendLocked(wire.TypeGenerate, s.id, body); err == nil {
 		p.begin()

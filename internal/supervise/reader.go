@@ -50,6 +50,18 @@ func (p *process) dispatch(f wire.Frame) error {
 			return err
 		}
 		p.end(done.ID, done)
+	case wire.TypePrompt:
+		p.progressed()
+		var at wire.Prompt
+		if err := f.Decode(&at); err != nil {
+			return err
+		}
+		p.mu.Lock()
+		s := p.streams[f.Ref]
+		p.mu.Unlock()
+		if s != nil {
+			s.note(generation.PromptProgress(at))
+		}
 	case wire.TypeBeat:
 		var b wire.Beat
 		if err := f.Decode(&b); err != nil {

@@ -16,6 +16,7 @@ type stream struct {
 	p     *process
 	limit int           // tokens the runner may send at most; 0: unknown
 	wake  chan struct{} // capacity 1: something to take
+	note  func(generation.PromptProgress)
 
 	mu        sync.Mutex // guards all below
 	tokens    []wire.Token

@@ -270,8 +270,33 @@ func TestExoDashboard(t *testing.T) {
 	const chat = `{"model":"` + exact + `","messages":[{"role":"system","content":"You are a helpful AI assistant."},{"role":"user","content":"` + question + `"}],"stream":true,"temperature":0.7,"logprobs":true,"top_logprobs":5`
 	for _, at := range n {
 		x := at.open("/v1/chat/completions", chat+`,"max_tokens":12}`).take(nil)
-		if x.text == "" || x.logprobs == 0 || x.finish != "length" && x.finish != "stop" || x.id == "" {
+		if x.text == "" || x.logprobs == 0 || x.finish != "length" && x.finish != "stop" || x.id == "" || len(x.stats) != 1 || !strings.Contains(x.stats[0], `"generation_tps"`) || len(x.progress) == 0 {
 			t.Errorf("got %+v", x)
+		}
+	}
+
+	// A long prompt's progress is told, also of an instance on another node.
+	long := strings.Repeat("Tell me of Skein. ", 120)
+	for _, at := range n {
+		x := at.open("/v1/chat/completions", ask(exact, at.url+long, "stream", true, "max_tokens", 3)).take(nil)
+		last := 0
+		for _, p := range x.progress {
+			var c struct {
+				Chunk struct {
+					Model string `json:"model"`
+					Done  int    `json:"processed_tokens"`
+					Total int    `json:"total_tokens"`
+				} `json:"PrefillProgressChunk"`
+			}
+			if err := json.Unmarshal([]byte(p), &c); err != nil || c.Chunk.Model != exact || c.Chunk.Done <= last || c.Chunk.Done > c.Chunk.Total {
+				t.Errorf("%v: %s", err, p)
+			}
+			if last = c.Chunk.Done; p == x.progress[len(x.progress)-1] && c.Chunk.Done != c.Chunk.Total {
+				t.Errorf("the prompt ends at %s", p)
+			}
+		}
+		if len(x.progress) < 2 {
+			t.Errorf("told %q", x.progress)
 		}
 	}
 

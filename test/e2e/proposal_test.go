@@ -125,8 +125,8 @@ func TestProposalClient(t *testing.T) {
 	together(t, n[:]...)
 	c := proposalClient{t, n[1]}
 	eventually(t, "both models to be known", func() bool {
-		for _, m := range []string{demo, exact} {
-			r := n[1].post("/v1/cluster/models/load", `{"model_id":"`+m+`","dry_run":true}`)
+		for m, nodes := range map[string]string{demo: "1", exact: "3"} { // all have told of their memory
+			r := n[1].post("/v1/cluster/models/load", `{"model_id":"`+m+`","min_nodes":`+nodes+`,"dry_run":true}`)
 			if r.status != http.StatusOK {
 				return false
 			}

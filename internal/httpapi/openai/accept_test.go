@@ -71,6 +71,7 @@ func TestAcceptedParameters(t *testing.T) {
 		t.Run(fields, func(t *testing.T) {
 			want := base()
 			want.Messages, want.ID = []generation.Message{{Role: "user", Content: "Hi"}}, "chatcmpl-ID"
+			want.Progress = strings.Contains(fields, `"stream":true`) // for exo's clients
 			change(&want)
 			engine := newFake()
 			if w := post(newHandler(t, engine), "/v1/chat/completions", `{"model":"demo","messages":[{"role":"user","content":"Hi"}],`+fields+`}`); w.Code != 200 {
@@ -80,7 +81,7 @@ func TestAcceptedParameters(t *testing.T) {
 				t.Errorf("chat request (-want +got):\n%s", diff)
 			}
 
-			want.Messages, want.ID = nil, "cmpl-ID"
+			want.Messages, want.ID, want.Progress = nil, "cmpl-ID", false
 			prompt := "Hi"
 			want.Prompt = &prompt
 			if want.MaxTokens == 0 {

@@ -40,11 +40,14 @@ func (h *header) append(b []byte, object string) []byte {
 // encoder writes one request's events as SSE chunks, in a buffer that is used
 // again for each. It is used by one goroutine at a time.
 type encoder struct {
-	chat  bool   // chat chunks, not text chunks
-	top   bool   // legacy logprobs have rivals
-	usage bool   // stream_options.include_usage
-	head  []byte // `data: {...,"choices":[`
-	buf   []byte
+	chat  bool // chat chunks, not text chunks
+	top   bool // legacy logprobs have rivals
+	usage bool // stream_options.include_usage
+	model string
+	// figures is that of Options; nil: no such comment.
+	figures func(model string, u generation.Usage) []byte
+	head    []byte // `data: {...,"choices":[`
+	buf     []byte
 
 	begun   []bool // by choice: its role was sent
 	offsets []int  // by choice: characters so far, for text_offset
@@ -56,7 +59,7 @@ func newEncoder(h header, chat bool, choices int, includeUsage, top bool) *encod
 		object = "chat.completion.chunk"
 	}
 	return &encoder{
-		chat: chat, top: top, usage: includeUsage,
+		chat: chat, top: top, usage: includeUsage, model: h.model,
 		head:  h.append([]byte("data: "), object),
 		begun: make([]bool, choices), offsets: make([]int, choices),
 	}
@@ -66,6 +69,9 @@ func newEncoder(h header, chat bool, choices int, includeUsage, top bool) *encod
 // result is valid until the next call.
 func (e *encoder) event(ev *generation.Event) []byte {
 	e.buf = e.buf[:0]
+	if ev.Prompt != nil {
+		e.buf = httpapi.AppendPrompt(e.buf, e.model, *ev.Prompt)
+	}
 	if e.chat {
 		e.chatChunks(ev)
 	} else {
@@ -162,6 +168,9 @@ func (e *encoder) finish(u generation.Usage, timed bool) []byte {
 			e.buf = appendTimings(e.buf, u)
 		}
 		e.buf = append(e.buf, "}\n\n"...)
+	}
+	if e.figures != nil && e.chat && timed {
+		e.buf = append(e.buf, e.figures(e.model, u)...)
 	}
 	return append(e.buf, "data: [DONE]\n\n"...)
 }

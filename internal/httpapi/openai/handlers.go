@@ -101,6 +101,7 @@ func (a *API) header(prefix string, m Model, serviceTier bool) header {
 func (a *API) serve(w http.ResponseWriter, r *http.Request, j *job) {
 	for i := range j.requests {
 		j.requests[i].ID = j.head.id
+		j.requests[i].Progress = j.stream && j.chat && j.choices() == 1
 	}
 	if j.stream {
 		a.stream(w, r, j)
@@ -121,6 +122,7 @@ func (a *API) stream(w http.ResponseWriter, r *http.Request, j *job) {
 	events := httpapi.NewEventStream(w, a.options.KeepAlive)
 	defer events.End()
 	enc := newEncoder(j.head, j.chat, j.choices(), j.includeUsage, j.request.TopLogprobs > 0)
+	enc.figures = a.options.Figures
 	usage, err := a.run(r.Context(), j, func(ev generation.Event) error {
 		if chunks := enc.event(&ev); len(chunks) > 0 {
 			return events.Send(chunks)

@@ -70,6 +70,9 @@ type Options struct {
 	Engine Engine       // required
 	Log    *slog.Logger // required
 
+	// Figures makes the comment about a generation that goes before the end of a
+	// streamed chat of one choice; nil: there is none.
+	Figures func(model string, u generation.Usage) []byte
 	// Fingerprint is reported as system_fingerprint: versions of node and
 	// engine; empty: null.
 	Fingerprint string

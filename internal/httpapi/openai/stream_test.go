@@ -240,3 +240,58 @@ func TestStopWhileStreaming(t *testing.T) {
 		}
 	})
 }
+
+// Streamed chats of one choice tell how far the prompt is, in comments; nothing
+// else does.
+func TestProgressOfThePrompt(t *testing.T) {
+	for body, want := range map[string]bool{
+		`{"model":"demo","messages":[{"role":"user","content":"hi"}],"stream":true}`:       true,
+		`{"model":"demo","messages":[{"role":"user","content":"hi"}],"stream":true,"n":2}`: false,
+		`{"model":"demo","messages":[{"role":"user","content":"hi"}]}`:                     false,
+	} {
+		engine := newFake()
+		asked := false
+		engine.generate = func(_ context.Context, req generation.Request, emit func(generation.Event) error) error {
+			asked = req.Progress
+			if asked {
+				if err := emit(generation.Event{Prompt: &generation.PromptProgress{Done: 256, Total: 300}}); err != nil {
+					return err
+				}
+			}
+			for i := range req.Choices {
+				e := generation.Event{Choice: i, Text: "Hi"}
+				if asked {
+					e.Prompt = &generation.PromptProgress{Done: 300, Total: 300}
+				}
+				if err := emit(e); err != nil {
+					return err
+				}
+			}
+			for i := range req.Choices {
+				e := generation.Event{Choice: i, FinishReason: generation.FinishStop}
+				if i == req.Choices-1 {
+					e.Usage = &generation.Usage{}
+				}
+				if err := emit(e); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		_, url := listen(t, engine)
+		resp, err := http.Post(url+"/v1/chat/completions", "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		comments := `: prefill_progress {"PrefillProgressChunk":{"model":"demo","processed_tokens":256,"total_tokens":300}}` + "\n\n" +
+			`: prefill_progress {"PrefillProgressChunk":{"model":"demo","processed_tokens":300,"total_tokens":300}}` + "\n\ndata: {"
+		if asked != want || strings.HasPrefix(string(b), comments) != want || strings.Contains(string(b), "prefill") != want {
+			t.Errorf("%s: asked %v, want %v: %s", body, asked, want, b)
+		}
+	}
+}

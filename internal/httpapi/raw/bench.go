@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/httpapi"
 	"github.com/skein-run/skein/internal/httpapi/raw/shape"
@@ -195,8 +196,14 @@ func (d *Dialect) streamBench(w http.ResponseWriter, r *http.Request, run *bench
 		}
 		return send(events, "data: ", c)
 	}
+	run.req.Progress = true
 	err := d.o.Chat.Generate(r.Context(), run.req, func(e generation.Event) error {
 		run.take(e)
+		if e.Prompt != nil {
+			if err := events.Send(httpapi.AppendPrompt(nil, run.req.Model, *e.Prompt)); err != nil {
+				return err
+			}
+		}
 		if e.Text == "" && e.Reasoning == "" && e.FinishReason == "" {
 			return nil
 		}
@@ -215,11 +222,7 @@ func (d *Dialect) streamBench(w http.ResponseWriter, r *http.Request, run *bench
 		}
 		return send(events, "data: ", d.explain(err))
 	}
-	stats, err := shape.SnakeCase(d.stats(r.Context(), run))
-	if err != nil {
-		return nil // the answer is whole; only its figures can't be written
-	}
-	return events.Send(fmt.Appendf(nil, ": generation_stats %s\n\ndata: [DONE]\n\n", stats))
+	return events.Send(append(figures(d.stats(r.Context(), run)), "data: [DONE]\n\n"...))
 }
 
 func send(events *httpapi.EventStream, lead string, v any) error {
@@ -240,7 +243,14 @@ func usageOf(u generation.Usage) usage {
 // stats are the figures of a generation. The first token belongs to the
 // prompt's time, so n tokens have n-1 steps.
 func (d *Dialect) stats(ctx context.Context, b *benchRun) benchStats {
-	u := *b.usage
+	in, err := d.o.Cluster.Snapshot(ctx)
+	if err != nil {
+		in.State = cluster.State{} // its memory is not known
+	}
+	return statsOf(in.State, b.req.Model, *b.usage)
+}
+
+func statsOf(state cluster.State, model string, u generation.Usage) benchStats {
 	s := benchStats{Prompt: u.PromptTokens, Generated: u.CompletionTokens, PrefixHit: "none"}
 	if u.PrefillSeconds > 0 {
 		s.PromptRate = float64(u.PromptTokens-u.CachedTokens) / u.PrefillSeconds
@@ -254,12 +264,24 @@ func (d *Dialect) stats(ctx context.Context, b *benchRun) benchStats {
 	case u.CachedTokens > 0:
 		s.PrefixHit = "partial"
 	}
-	if in, err := d.o.Cluster.Snapshot(ctx); err == nil {
-		for _, i := range shape.Instances(in.State) {
-			if i.Model == b.req.Model {
-				s.Memory.InBytes = max(s.Memory.InBytes, i.Memory())
-			}
+	for _, i := range shape.Instances(state) {
+		if i.Model == model {
+			s.Memory.InBytes = max(s.Memory.InBytes, i.Memory())
 		}
 	}
 	return s
+}
+
+// Figures is the comment about a generation that exo's clients read at the end
+// of a stream.
+func Figures(s cluster.State, model string, u generation.Usage) []byte {
+	return figures(statsOf(s, model, u))
+}
+
+func figures(s benchStats) []byte {
+	b, err := shape.SnakeCase(s)
+	if err != nil {
+		return nil // the answer is whole; only its figures can't be written
+	}
+	return fmt.Appendf(nil, ": generation_stats %s\n\n", b)
 }

@@ -42,7 +42,9 @@ const (
 	TypeState     Type = 24 // both: binary, the next bytes of a snapshot
 	TypeAdopt     Type = 25 // node -> runner: AdoptRequest; answered by an empty Result or Failure
 
-	lastType = TypeAdopt
+	TypePrompt Type = 26 // runner -> node: Prompt, of a generation that asked for its progress
+
+	lastType = TypePrompt
 )
 
 // MaxFrame bounds one frame's body in bytes. A prompt of a million tokens

@@ -129,10 +129,19 @@ type GenerateRequest struct {
 	IgnoreEnd   bool     `json:"ignore_end"`   // go on after an end-of-generation token (benchmarks)
 	// NoCache computes the whole prompt, whatever is cached of it (benchmarks).
 	NoCache bool `json:"no_cache,omitempty"`
+	// Progress asks for Prompt frames while a prompt of several batches is
+	// computed.
+	Progress bool `json:"progress,omitempty"`
 	// Drawn is how many of the prompt's last tokens an earlier part of this
 	// generation produced: their random numbers are skipped, and penalties
 	// count them as produced.
 	Drawn int `json:"drawn"`
+}
+
+// Prompt tells how many of a prompt's tokens are computed.
+type Prompt struct {
+	Done  int `json:"done"`
+	Total int `json:"total"`
 }
 
 // Reasons why a generation ended.
