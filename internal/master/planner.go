@@ -152,11 +152,11 @@ func refusal(err error) error {
 	)
 	switch {
 	case errors.As(err, &nowhere):
-		return (*replica.Refusal)(reconcile.Refusal(nowhere.err))
-	case errors.As(err, &no):
-		return (*replica.Refusal)(no)
+		no = reconcile.Refusal(nowhere.err)
+	case !errors.As(err, &no):
+		return err
 	}
-	return err
+	return &replica.Refusal{Code: no.Code, Message: no.Message}
 }
 
 // plan places each replica that is missing, one after the other, in a copy of

@@ -59,6 +59,8 @@ type Answer struct {
 type Refusal struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
+	// Index is of the last entry that the master knew: who has it sees why.
+	Index uint64 `json:"index"`
 }
 
 func (r *Refusal) Error() string { return r.Message }

@@ -198,6 +198,10 @@ func (t *masterTerm[S]) order(batch []*pending) {
 	for _, p := range batch {
 		data, result, err := m.Decide(state, p.command, t.session)
 		if err != nil {
+			var no *Refusal
+			if errors.As(err, &no) {
+				no.Index = last
+			}
 			p.answer <- outcome{err: err}
 			continue
 		}

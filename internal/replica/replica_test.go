@@ -30,12 +30,13 @@ func TestCommandsReachEverybody(t *testing.T) {
 		t.Errorf("terms %v", b.Terms)
 	}
 	// The same command again changes nothing.
-	if a := c.must("c", word("2", "two")); string(a.Result) != `"again"` {
-		t.Errorf("%+v", a)
+	again := c.must("c", word("2", "two"))
+	if string(again.Result) != `"again"` {
+		t.Errorf("%+v", again)
 	}
 	var refusal *Refusal
-	if _, err := c.submit("c", word("3", "forbidden")); !errors.As(err, &refusal) || refusal.Code != "forbidden" {
-		t.Errorf("forbidden: %v", err)
+	if _, err := c.submit("c", word("3", "forbidden")); !errors.As(err, &refusal) || refusal.Code != "forbidden" || refusal.Index != again.Index {
+		t.Errorf("forbidden: %v, by the state of entry %d, want %d", err, refusal.Index, again.Index)
 	}
 	if got := c.agree(); len(got.Words) != 2 {
 		t.Errorf("words %v", got.Words)

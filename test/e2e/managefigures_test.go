@@ -135,7 +135,7 @@ func TestSwapFigures(t *testing.T) {
 		n := manageNodes(t)
 		// 64 slots are 154 MB with what an estimate may be wrong by: one of them fits
 		// beside the nodes, which share the memory of their machine.
-		if !confine(t, 420<<20, n[0].pid, n[1].pid, n[2].pid) {
+		if !confine(t, 240<<20, n[0].pid, n[1].pid, n[2].pid) {
 			t.Skip("NOT RUN: this needs root and control groups")
 		}
 		swapFigures(t, n, "room for one", 64)
@@ -187,9 +187,6 @@ func swapFigures(t *testing.T, n [3]*node, what string, slots int) {
 		if r := n[1].post("/v1/cluster/models/swap", fmt.Sprintf(`{"unload_model_id":"one","load_model_id":"two","drain_seconds":0,"node_ids":[%q],"slots":%d}`, on, slots)); r.status != http.StatusOK {
 			t.Fatalf("swap: %d %s", r.status, r.body)
 		}
-		if both := n[1].serves("one"); both != (what == "room for both") {
-			t.Errorf("%s: after the answer to the swap the old model goes on: %t", what, both)
-		}
 		fresh := first("two")
 		last := time.Now()
 		for {
@@ -214,14 +211,9 @@ func swapFigures(t *testing.T, n [3]*node, what string, slots int) {
 	}
 	gap.Note = fmt.Sprintf("%d times the new one served before the old one ended", beside)
 	tell(t, load, gap, rest)
-}
-
-// serves tells that a model is ready and stays.
-func (n *node) serves(model string) bool {
-	n.t.Helper()
-	var status struct{ Ready bool }
-	n.read("/v1/cluster/models/"+model+"/status", &status)
-	return status.Ready
+	if what == "room for one" && gap.Quantile(0.5) < load.Quantile(0.5)/2 {
+		t.Errorf("the old model served while the new one was loaded: there was room for both")
+	}
 }
 
 // confine puts processes, and what they start from now on, into a control group

@@ -33,14 +33,21 @@ func (v *View) listed(id ids.Node) bool {
 }
 
 func (v *View) listNodes() []api.Node {
-	out := []api.Node{}
 	on := v.modelsByNode()
-	for _, id := range slices.SortedFunc(slices.Values(v.known()), func(a, b ids.Node) int {
-		return cmp.Or(cmp.Compare(strings.ToLower(v.name(a)), strings.ToLower(v.name(b))), cmp.Compare(a, b))
-	}) {
+	type entry struct {
+		sortAs string
+		id     ids.Node
+	}
+	var listed []entry
+	for _, id := range v.known() {
 		if v.listed(id) {
-			out = append(out, v.node(id, on[id]))
+			listed = append(listed, entry{strings.ToLower(v.name(id)), id})
 		}
+	}
+	slices.SortFunc(listed, func(a, b entry) int { return cmp.Or(cmp.Compare(a.sortAs, b.sortAs), cmp.Compare(a.id, b.id)) })
+	out := make([]api.Node, 0, len(listed))
+	for _, e := range listed {
+		out = append(out, v.node(e.id, on[e.id]))
 	}
 	return out
 }

@@ -348,7 +348,7 @@ func (c *Control) loadOnDemand(ctx context.Context, name string) (uint64, error)
 	}
 	var no *replica.Refusal
 	if errors.As(err, &no) && no.Code == command.AlreadyLoaded {
-		return 0, nil // somebody else was first
+		return no.Index, nil // somebody else was first, which this node may not see yet
 	}
 	return p.Index, generationError(err)
 }
@@ -414,7 +414,7 @@ func (a adapter) Submit(ctx context.Context, c command.Command) (uint64, error) 
 	answer, err := a.Replica.Submit(ctx, replica.Command(c))
 	var no *replica.Refusal
 	if errors.As(err, &no) {
-		err = (*command.Refusal)(no)
+		err = &command.Refusal{Code: no.Code, Message: no.Message}
 	}
 	return answer.Index, err
 }

@@ -38,6 +38,7 @@ type problem struct {
 	Kind    string      `json:"kind"` // refusal, no_master, unconfirmed, failed
 	Code    string      `json:"code,omitempty"`
 	Message string      `json:"message"`
+	Index   uint64      `json:"index,omitempty"`
 	Last    ids.Session `json:"last,omitzero"`
 }
 
@@ -90,7 +91,7 @@ func (c Client) call(ctx context.Context, method string, node ids.Node, path str
 func (p problem) error() error {
 	switch p.Kind {
 	case "refusal":
-		return &replica.Refusal{Code: p.Code, Message: p.Message}
+		return &replica.Refusal{Code: p.Code, Message: p.Message, Index: p.Index}
 	case "no_master":
 		return &replica.NoMasterError{Last: p.Last}
 	case "unconfirmed":
@@ -104,7 +105,7 @@ func problemOf(err error) problem {
 	var none *replica.NoMasterError
 	switch {
 	case errors.As(err, &no):
-		return problem{Kind: "refusal", Code: no.Code, Message: no.Message}
+		return problem{Kind: "refusal", Code: no.Code, Message: no.Message, Index: no.Index}
 	case errors.As(err, &none):
 		return problem{Kind: "no_master", Message: err.Error(), Last: none.Last}
 	case errors.Is(err, replica.ErrUnconfirmed):

@@ -82,7 +82,7 @@ func TestErrorsKeepTheirKind(t *testing.T) {
 		return err
 	}
 	var no *replica.Refusal
-	if err := submit(&replica.Refusal{Code: "memory", Message: "too large"}); !errors.As(err, &no) || no.Code != "memory" || no.Message != "too large" {
+	if err := submit(&replica.Refusal{Code: "memory", Message: "too large", Index: 7}); !errors.As(err, &no) || no.Code != "memory" || no.Index != 7 || no.Message != "too large" {
 		t.Error(err)
 	}
 	var none *replica.NoMasterError
