@@ -54,11 +54,35 @@ func (c clustered) submit(ctx context.Context, cmd command.Command) (command.Res
 	if err != nil {
 		return command.Result{}, a, managed(cmd.ID, err)
 	}
+	c.see(ctx, a.Index)
 	var r command.Result
 	if err := json.Unmarshal(a.Result, &r); err != nil {
 		return r, a, fmt.Errorf("read the answer to command %s: %w", cmd.ID, err)
 	}
 	return r, a, nil
+}
+
+// lag is how long an answer waits for this node's own view of the cluster: who
+// was answered and asks here again sees what was done, unless the node lags far.
+const lag = 250 * time.Millisecond
+
+// see returns when this node's state has an entry, or after a while.
+func (c clustered) see(ctx context.Context, index uint64) {
+	late := time.NewTimer(lag)
+	defer late.Stop()
+	for {
+		changes := c.control.Cluster().Changes()
+		if _, applied := c.control.Cluster().State(); applied >= index {
+			return
+		}
+		select {
+		case <-changes:
+		case <-late.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // managed puts an error of a command in the words of the management API.
@@ -88,6 +112,7 @@ func (c clustered) Load(ctx context.Context, id string, l command.Load, dryRun b
 	if err != nil {
 		return manage.Loaded{}, managed(id, err)
 	}
+	c.see(ctx, p.Index)
 	return loaded(p), nil
 }
 
@@ -127,6 +152,7 @@ func (c clustered) Swap(ctx context.Context, id string, s manage.Swap, dryRun bo
 	if err != nil {
 		return manage.Swapped{}, managed(id, err)
 	}
+	c.see(ctx, p.Index)
 	return manage.Swapped{Loaded: loaded(p), UnloadID: id, LoadID: id, Freed: p.Result.Freed}, nil
 }
 

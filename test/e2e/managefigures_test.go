@@ -118,15 +118,6 @@ func TestLoadsAreSeen(t *testing.T) {
 	tell(t, seen)
 }
 
-// gone unloads a model and waits until nothing of it is left.
-func (n *node) gone(model string) {
-	n.t.Helper()
-	if r := n.must(http.MethodDelete, "/v1/cluster/models/"+model+"?drain_seconds=0", ""); r.status != http.StatusOK {
-		n.t.Fatalf("unload: %d %s", r.status, r.body)
-	}
-	eventually(n.t, model+" to end", func() bool { nodes, _ := n.holders(model); return len(nodes) == 0 })
-}
-
 // TestSwapFigures times for how long a swap lets nobody be served beyond what a
 // load takes, where there is room for both models and where there is not.
 func TestSwapFigures(t *testing.T) {
