@@ -66,7 +66,7 @@ func TestOpenAPI(t *testing.T) {
 		"GET /v1/cluster/nodes/{id}", "POST /v1/cluster/library", "POST /v1/cluster/master", "POST /v1/cluster/models/load", "POST /v1/cluster/models/swap",
 		"POST /v1/cluster/nodes/{id}/drain", "POST /v1/cluster/nodes/{id}/resume",
 		"DELETE /v1/cluster/keys/{key}", "GET /v1/cluster/audit", "GET /v1/cluster/keys", "POST /v1/cluster/keys",
-		"GET /v1/models", "GET /v1/models/{id}", "POST /v1/chat/completions", "POST /v1/completions",
+		"GET /v1/models", "GET /v1/models/{model}", "POST /v1/chat/completions", "POST /v1/completions",
 	}
 	slices.Sort(list)
 	if diff := cmp.Diff(list, got); diff != "" {

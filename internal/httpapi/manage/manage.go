@@ -18,6 +18,7 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -207,28 +208,28 @@ func (d *Dialect) Register(mux httpapi.Mux) {
 	d.serveDocument(mux, m)
 }
 
-// serveDocument mounts the OpenAPI document and the page made of it. Both are
-// rendered once.
+// serveDocument mounts the OpenAPI document and the page made of it. They are
+// written when somebody first asks: it takes longer than the rest of a node's
+// start, and most nodes are never asked.
 func (d *Dialect) serveDocument(mux httpapi.Mux, m mount) {
 	document.Complete(m.OpenAPI(), m.errors)
-	now, old, err := document.Render(m.OpenAPI())
-	if err != nil {
-		panic("manage: " + err.Error()) // of types that are compiled in
-	}
-	page, err := document.Page(m.OpenAPI())
-	if err != nil {
-		panic("manage: " + err.Error())
-	}
-	serve := func(pattern, contentType string, body []byte) {
+	serve := func(pattern, contentType string, write func(*huma.OpenAPI) ([]byte, error)) {
+		once := sync.OnceValues(func() ([]byte, error) { return write(m.OpenAPI()) })
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
+			body, err := once()
+			if err != nil {
+				d.o.Log.Error("the API cannot describe itself; please report this", "error", err)
+				httpapi.WriteError(w, err)
+				return
+			}
 			w.Header().Set("Content-Type", contentType)
 			w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
 			_, _ = w.Write(body) // a client that hung up needs no answer
 		})
 	}
-	serve("GET /openapi.json", "application/json", now)
-	serve("GET /openapi-3.0.json", "application/json", old)
-	serve("GET /docs", "text/html; charset=utf-8", page)
+	serve("GET /openapi.json", "application/json", document.JSON)
+	serve("GET /openapi-3.0.json", "application/json", document.JSON30)
+	serve("GET /docs", "text/html; charset=utf-8", document.Page)
 }
 
 // mount is where the routes are described and registered.

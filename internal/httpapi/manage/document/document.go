@@ -313,14 +313,20 @@ func open(o *huma.OpenAPI) {
 	}
 }
 
-// Render writes the document in OpenAPI 3.1, and the same in 3.0.3 for tools
-// that know no other.
-func Render(o *huma.OpenAPI) (now, old []byte, err error) {
-	if now, err = json.Marshal(o); err != nil {
-		return nil, nil, fmt.Errorf("write the API's description: %w", err)
+// JSON writes the description in OpenAPI 3.1.
+func JSON(o *huma.OpenAPI) ([]byte, error) {
+	b, err := json.Marshal(o)
+	if err != nil {
+		return nil, fmt.Errorf("write the API's description: %w", err)
 	}
-	if old, err = o.Downgrade(); err != nil {
-		return nil, nil, fmt.Errorf("write the API's description in OpenAPI 3.0: %w", err)
+	return b, nil
+}
+
+// JSON30 writes it in OpenAPI 3.0.3, for tools that know no other.
+func JSON30(o *huma.OpenAPI) ([]byte, error) {
+	b, err := o.Downgrade()
+	if err != nil {
+		return nil, fmt.Errorf("write the API's description in OpenAPI 3.0: %w", err)
 	}
-	return now, old, nil
+	return b, nil
 }

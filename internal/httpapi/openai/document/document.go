@@ -43,8 +43,8 @@ func Describe(o *huma.OpenAPI) {
 	answers(list, reflect.TypeFor[ModelList]())
 	o.AddOperation(list)
 
-	one := add(http.MethodGet, "/v1/models/{id}", "get-openai-model", "One model that can be asked for", "", "404", "409")
-	one.Parameters = []*huma.Param{{Name: "id", In: "path", Required: true, Description: "Model name, full or its last part, without regard to case; may contain slashes",
+	one := add(http.MethodGet, "/v1/models/{model}", "get-openai-model", "One model that can be asked for", "", "404", "409")
+	one.Parameters = []*huma.Param{{Name: "model", In: "path", Required: true, Description: "Model name, full or its last part, without regard to case; may contain slashes",
 		Schema: &huma.Schema{Type: huma.TypeString, Examples: []any{"org/Qwen3-30B-GGUF"}}}}
 	answers(one, reflect.TypeFor[OpenAIModel]())
 	o.AddOperation(one)
