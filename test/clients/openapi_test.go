@@ -140,7 +140,7 @@ func TestSchemathesis(t *testing.T) {
 	for i := range nodes {
 		args := []string{"--api-key", secret, "--namespace", "openapi" + first}
 		if i == 0 {
-			args = append(args, "--load", model, "--gossip-port", first, "--models-dir", copies(t))
+			args = append(args, "--load", model, "--gossip-port", first, "--models-dir", folder(t, second))
 		} else {
 			args = append(args, "--join", "127.0.0.1:"+first, "--gossip-port", "0")
 		}
@@ -164,6 +164,7 @@ func TestSchemathesis(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "openapi.json")
 	if err := os.WriteFile(file, strict(t, document, map[string]any{
 		"name": model, "model_id": model, "load_model_id": second, "unload_model_id": model, "model": model, "node_id": last, "node_ids": []string{last}, "id": last, "key": "ci",
+		"paths": []string{filepath.Join(folder(t, third), third+".gguf")},
 	}), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -193,18 +194,19 @@ func TestSchemathesis(t *testing.T) {
 	}
 }
 
-// second is the demo model by another name.
-const second = "org-second"
+// second is the demo model by another name, and third one that is not listed
+// before somebody adds it.
+const second, third = "org-second", "org-third"
 
-// copies is a folder with it.
-func copies(t *testing.T) string {
+// folder is one with the demo model by another name.
+func folder(t *testing.T, name string) string {
 	t.Helper()
 	b, err := os.ReadFile(path(t, "bin", "models", model+".gguf"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, second+".gguf"), b, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, name+".gguf"), b, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return dir

@@ -80,7 +80,7 @@ func TestOpenAPI(t *testing.T) {
 			t.Errorf("the page lacks %s", path)
 		}
 	}
-	for _, field := range []string{"preferred_sharding", "estimated_memory_gb", "auto | pipeline | tensor", "Idempotency-Key"} {
+	for _, field := range []string{"preferred_sharding", "estimated_memory_gb", "auto | pipeline | tensor", "Idempotency-Key", "Role of a key: <code>manage</code>"} {
 		if !strings.Contains(page.Body.String(), field) {
 			t.Errorf("the page lacks %s", field)
 		}

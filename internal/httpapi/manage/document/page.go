@@ -42,6 +42,7 @@ type apiGroup struct {
 
 type apiOperation struct {
 	Method, Path, ID, Summary, Description string
+	Role                                   string // of a key, once there is one; "": any
 	Parameters, Request, Answer            []apiField
 	AnswerType                             string
 	Errors                                 []string
@@ -73,6 +74,9 @@ func describeAPI(o *huma.OpenAPI) apiPage {
 
 func describeOperation(o *huma.OpenAPI, op *huma.Operation) apiOperation {
 	out := apiOperation{Method: op.Method, Path: op.Path, ID: op.OperationID, Summary: op.Summary, Description: op.Description}
+	if len(op.Security) > 0 {
+		out.Role = strings.Join(op.Security[0][bearer], ", ")
+	}
 	for _, p := range op.Parameters {
 		f := describeField(p.Name, p.Schema, p.Required)
 		f.Where, f.Doc = p.In, p.Description
