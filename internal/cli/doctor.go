@@ -233,7 +233,7 @@ func (d *doctor) engine(ctx context.Context, where home.Home, serve config.Serve
 		d.npm()
 		return
 	}
-	info, err := probeEngine(ctx, d.Executable, found)
+	info, err := engine.Probe(ctx, d.Executable, found)
 	if err != nil {
 		d.add("engine", gradeBad, err.Error(), "skein engine install --backend cpu")
 		d.npm()

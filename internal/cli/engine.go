@@ -1,29 +1,19 @@
 package cli
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/skein-run/skein/internal/bytesize"
 	"github.com/skein-run/skein/internal/engine"
 	"github.com/skein-run/skein/internal/home"
-	"github.com/skein-run/skein/internal/runner/wire"
 )
-
-// probeTimeout bounds the child that loads the library to ask for its devices:
-// a broken GPU driver may hang.
-const probeTimeout = time.Minute
 
 // newEngineCommand makes `skein engine` with the subcommands here and more.
 func newEngineCommand(a *app, more ...*cobra.Command) *cobra.Command {
@@ -271,7 +261,7 @@ func newEngineDevicesCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			info, err := probeEngine(cmd.Context(), a.Executable, found)
+			info, err := engine.Probe(cmd.Context(), a.Executable, found)
 			if err != nil {
 				return err
 			}
@@ -288,56 +278,4 @@ func newEngineDevicesCommand(a *app) *cobra.Command {
 	addEngineDirFlag(cmd, &dir)
 	addJSONFlag(cmd, &asJSON)
 	return cmd
-}
-
-// probeEngine loads the library in a short-lived child, which a broken library
-// or driver may take down, and gives what it reports.
-func probeEngine(ctx context.Context, executable string, e *engine.Engine) (wire.EngineInfo, error) {
-	var info wire.EngineInfo
-	spec, err := json.Marshal(wire.EngineSpec{Dir: e.Dir, Llama: e.Libllama, GGML: e.Libggml, GGMLBase: e.Base})
-	if err != nil {
-		return info, fmt.Errorf("ask the engine: %w", err)
-	}
-	limited, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	child := exec.CommandContext(limited, executable, "runner", "--probe")
-	// A grandchild of a driver may keep the pipes open after a kill.
-	child.WaitDelay = time.Second
-	child.Stdin = bytes.NewReader(spec)
-	var stdout, stderr bytes.Buffer
-	child.Stdout, child.Stderr = &stdout, &stderr
-	err = child.Run()
-	switch {
-	case ctx.Err() != nil:
-		return info, context.Cause(ctx)
-	case limited.Err() != nil:
-		return info, fmt.Errorf("ask the engine: the library in %s did not come up within %v; a GPU driver may hang: try `skein engine install --backend cpu`", e.Dir, probeTimeout)
-	case err != nil:
-		return info, fmt.Errorf("ask the engine in %s: %s", e.Dir, lastWords(stderr.String(), err))
-	}
-	if err := json.Unmarshal(stdout.Bytes(), &info); err != nil {
-		return info, fmt.Errorf("ask the engine: its child's answer: %w", err)
-	}
-	return info, nil
-}
-
-// lastWords gives the first line that a runner marked as an error, or else its
-// last line, or else how it ended.
-func lastWords(stderr string, ended error) string {
-	last := ""
-	for line := range strings.Lines(stderr) {
-		if line = strings.TrimSpace(line); line != "" {
-			last = line
-		}
-	}
-	for line := range strings.Lines(stderr) {
-		if said, ok := strings.CutPrefix(strings.TrimSpace(line), "E "); ok {
-			return said
-		}
-	}
-	var exit *exec.ExitError
-	if last == "" || errors.As(ended, &exit) && exit.ExitCode() < 0 {
-		return strings.TrimSpace(ended.Error() + " " + last)
-	}
-	return last
 }

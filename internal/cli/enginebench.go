@@ -102,7 +102,7 @@ func runEngineBench(ctx context.Context, executable string, e *engine.Engine, sp
 		if ctx.Err() != nil {
 			return res, context.Cause(ctx)
 		}
-		return res, fmt.Errorf("measure the engine in %s: %s", e.Dir, lastWords(stderr.String(), err))
+		return res, fmt.Errorf("measure the engine in %s: %s", e.Dir, engine.LastWords(stderr.String(), err))
 	}
 	if err := json.Unmarshal(stdout.Bytes(), &res); err != nil {
 		return res, fmt.Errorf("measure the engine: its child's answer: %w", err)

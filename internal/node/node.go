@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -167,6 +168,7 @@ func (n *Node) controlled(lib *library.Library, found *engine.Engine) error {
 			Executable: o.Executable, Build: o.Version, Engine: EngineSpec(found), Env: append(os.Environ(), "GGML_NO_BACKTRACE=1"), Logger: o.Logger,
 		},
 		Load: loadDefaults(o.Config), Context: contextOr(o.Config.Context), Slots: max(1, o.Config.Slots), Queue: queue(o.Config.Queue),
+		System: runtime.GOOS + "/" + runtime.GOARCH, Devices: devices(o.Executable, found),
 		Alone: o.Config.Cluster.Namespace == "", Refusals: n.refusals.List, Logger: o.Logger,
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	measure "github.com/skein-run/skein/internal/bench/shards"
@@ -24,6 +25,18 @@ import (
 // EngineSpec names the libraries that a runner loads.
 func EngineSpec(e *engine.Engine) wire.EngineSpec {
 	return wire.EngineSpec{Dir: e.Dir, Llama: e.Libllama, GGML: e.Libggml, GGMLBase: e.Base}
+}
+
+// devices asks an engine for its devices; nil: it has the processor alone, and
+// need not be asked.
+func devices(executable string, e *engine.Engine) func(context.Context) ([]wire.Device, error) {
+	if !slices.ContainsFunc(e.Backends, func(b string) bool { return b != "cpu" && b != "rpc" && b != "blas" }) {
+		return nil
+	}
+	return func(ctx context.Context) ([]wire.Device, error) {
+		info, err := engine.Probe(ctx, executable, e)
+		return info.Devices, err
+	}
 }
 
 // startRunner joins the worker with supervise: each model is one runner, or

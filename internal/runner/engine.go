@@ -73,7 +73,7 @@ func load(lib *llama.Library, req wire.LoadRequest, gpu bool, progress func(floa
 		}
 		return loadMember(lib, req, progress)
 	}
-	m, err := lib.LoadModel(req.Paths, llama.ModelOptions{GPULayers: req.GPULayers, Mmap: req.Mmap, VocabOnly: req.VocabOnly, Progress: progress})
+	m, err := lib.LoadModel(req.Paths, llama.ModelOptions{GPULayers: req.GPULayers, Device: req.Device, Mmap: req.Mmap, VocabOnly: req.VocabOnly, Progress: progress})
 	if err != nil {
 		return nil, &wire.Failure{Code: loadCode(err), Message: err.Error()}
 	}

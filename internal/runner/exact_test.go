@@ -132,3 +132,18 @@ func TestBadModels(t *testing.T) {
 		})
 	}
 }
+
+// TestUnknownDevice: a GPU that is not there any more is named, with what is.
+func TestUnknownDevice(t *testing.T) {
+	c := startChild(t)
+	var ei wire.EngineInfo
+	if err := c.call(wire.TypeEngine, engineSpec(t), &ei); err != nil {
+		t.Fatal(err)
+	}
+	var info wire.ModelInfo
+	err := c.call(wire.TypeLoad, wire.LoadRequest{Paths: []string{demoModel(t)}, Slots: 1, Context: 64, GPULayers: -1, Device: "CUDA7"}, &info)
+	var f *wire.Failure
+	if !errors.As(err, &f) || !strings.Contains(f.Message, "no device CUDA7 in this process, only CPU") {
+		t.Errorf("%v", err)
+	}
+}

@@ -84,7 +84,7 @@ func loadMember(lib *llama.Library, req wire.LoadRequest, progress func(float64)
 		}
 		l.info = describe(l.model)
 	}
-	if m.model, err = lib.LoadSlice(m.file, parts, llama.ModelOptions{GPULayers: req.GPULayers, Progress: progress}); err != nil {
+	if m.model, err = lib.LoadSlice(m.file, parts, llama.ModelOptions{GPULayers: req.GPULayers, Device: req.Device, Progress: progress}); err != nil {
 		return nil, &wire.Failure{Code: loadCode(err), Message: err.Error()}
 	}
 	if m.layout.First() {

@@ -51,6 +51,13 @@ func Exactly(c Cluster, r Request, seats []Seat, now time.Time) (Plan, error) {
 	case ranks > 1:
 		way = WayTensor
 	}
+	for _, g := range stages {
+		for _, s := range g.seats {
+			if s.whole && way != WayWhole {
+				return Plan{}, &NodeError{Node: s.node, Why: fmt.Sprintf("its device %s takes whole models only", s.device)}
+			}
+		}
+	}
 	if why := r.Model.NoPipeline; why != "" && len(stages) > 1 {
 		return Plan{}, &RefusedError{Model: r.Model.Name, Way: WayPipeline, Why: why}
 	}

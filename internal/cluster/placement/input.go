@@ -64,6 +64,8 @@ type Device struct {
 	Reserved int64 `json:"reserved"`
 	Pending  int64 `json:"pending"`
 	Speed    Speed `json:"speed"`
+	// Whole: it takes whole models only, no stages and no ranks.
+	Whole bool `json:"whole,omitempty"`
 }
 
 // Speed is how fast a device computes, as Calibrate gets it from measurement.

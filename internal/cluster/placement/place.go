@@ -69,13 +69,17 @@ func (t *table) searchAmong(spots []spot) findings {
 	if len(spots) < t.request.MinNodes {
 		return f
 	}
+	f.whole, f.holders = t.wholes(spots)
+	spots, ok := cuttable(spots)
+	if !ok {
+		spots = nil
+	}
 	byMemory := t.order(spots, func(a, b *seat) int { return cmp.Compare(b.free, a.free) })
 	bySpeed := t.order(spots, func(a, b *seat) int { return cmp.Compare(b.speed.Bandwidth, a.speed.Bandwidth) })
 	orders := [][]*seat{byMemory, bySpeed}
 	for _, a := range bySpeed[:min(anchors, len(bySpeed))] {
 		orders = append(orders, t.near(spots, a))
 	}
-	f.whole, f.holders = t.wholes(spots)
 	f.pipeline = t.pipelines(spots, orders)
 	f.tensor = t.tensors(orders)
 	if f.pipeline != nil || f.tensor != nil || f.whole != nil {

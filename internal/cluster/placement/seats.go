@@ -16,6 +16,7 @@ type seat struct {
 	speed  Speed
 	has    bool
 	must   bool
+	whole  bool // takes whole models only
 }
 
 // spot is a node with its seats, of which a plan uses at most one.
@@ -200,7 +201,7 @@ func (t *table) spots(every bool) []spot {
 			s := spot{node: n.ID, must: slices.Contains(t.request.Require, n.ID)}
 			for _, d := range n.Devices {
 				if d.Speed.usable() {
-					s.seats = append(s.seats, &seat{node: n.ID, host: host, device: d.ID, free: t.free[memory{host, d.ID}] / int64(len(use)), speed: d.Speed, has: n.Has, must: s.must})
+					s.seats = append(s.seats, &seat{node: n.ID, host: host, device: d.ID, free: t.free[memory{host, d.ID}] / int64(len(use)), speed: d.Speed, has: n.Has, must: s.must, whole: d.Whole})
 				}
 			}
 			// The faster device first.
@@ -212,6 +213,24 @@ func (t *table) spots(every bool) []spot {
 	}
 	slices.SortFunc(out, func(a, b spot) int { return cmp.Compare(a.node, b.node) })
 	return out
+}
+
+// cuttable leaves the seats that take a part of a model; false if a required
+// node has none.
+func cuttable(spots []spot) ([]spot, bool) {
+	var out []spot
+	for _, s := range spots {
+		if slices.ContainsFunc(s.seats, func(x *seat) bool { return x.whole }) {
+			s.seats = slices.DeleteFunc(slices.Clone(s.seats), func(x *seat) bool { return x.whole })
+		}
+		switch {
+		case len(s.seats) > 0:
+			out = append(out, s)
+		case s.must:
+			return nil, false
+		}
+	}
+	return out, true
 }
 
 // crowded tells whether machines have several nodes, so that spots(true)

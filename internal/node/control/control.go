@@ -57,6 +57,10 @@ type Options struct {
 	Context int               // tokens of each slot where a load does not say
 	Slots   int
 	Queue   int // as in executor.Options
+	// Devices asks the engine what devices it has; nil: none beside the processor.
+	// System is "linux/amd64", as Go names it.
+	Devices func(context.Context) ([]wire.Device, error)
+	System  string
 	// Alone keeps the node from looking for others and being found.
 	Alone bool
 	// Refusals lists what this node's API refused lately.
@@ -84,6 +88,7 @@ type Control struct {
 	joined   chan struct{}
 	came     chan struct{} // capacity 1: a peer joined
 	tasks    *Tasks
+	engine   func() accelerators // asks once, and waits
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -99,6 +104,7 @@ func New(o Options) (_ *Control, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &Control{opts: o, log: o.Logger, ctx: ctx, cancel: cancel, joined: make(chan struct{}), came: make(chan struct{}, 1), members: map[ids.Node]bool{}, tasks: newTasks()}
 	c.http = &http.Client{Transport: peersOf{c}}
+	c.engine = sync.OnceValue(c.askEngine)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Stop(context.Background()))
@@ -191,7 +197,7 @@ func (c *Control) work() error {
 	o := c.opts
 	opts := executor.Options{
 		Self: o.ID, Cluster: adapter{c.replica}, Files: c.files, Logger: o.Logger, Runner: o.Runner, Load: o.Load, Queue: o.Queue,
-		Available: available,
+		Available: available, Unified: func() bool { return c.engine().unified },
 	}
 	if c.mesh != nil {
 		opts.Listen = o.Config.Cluster.PeerHost

@@ -197,9 +197,11 @@ func (g *gauges) own(ctx context.Context) (cluster.Vitals, error) {
 	v.Resumed, v.Lost = g.c.router.Losses()
 	m := g.meter.Read(ctx)
 	v.FastCores, v.EfficientCores, v.GPU, v.Temperature, v.Power = m.FastCores, m.EfficientCores, m.GPU, m.Temperature, m.Power
-	for _, d := range m.GPUs { // told, not given models: what the engine can use of them is not known here
-		v.Devices = append(v.Devices, cluster.DeviceVitals{ID: d.ID, Name: d.Name, Kind: d.Kind, Total: d.Total, Available: d.Free})
+	pending := map[string]int64{}
+	if g.c.executor != nil {
+		pending = g.c.executor.Pending()
 	}
+	v.Devices = append(v.Devices, g.c.engine().vitals(m.GPUs, g.c.taken(pending))...)
 	v.Connections, v.Thunderbolt, v.RDMA = m.Lines.Kinds, m.Lines.Thunderbolt, m.Lines.RDMA
 	if d, err := hostinfo.Disk(ctx, g.c.place()); err == nil { // not every file system tells
 		v.Disk = &cluster.Space{Total: int64(d.Total), Free: int64(d.Free)}
@@ -260,7 +262,7 @@ func (c *Control) facts(ctx context.Context) (cluster.Node, error) {
 	n := cluster.Node{
 		ID: c.opts.ID, Name: c.opts.Name, Host: hostKey(ctx, c.opts.ID), Worker: !o.NoWorker, Candidate: o.Candidate(), API: !o.NoAPI,
 		Downloads: !o.NoDownloads && !o.NoWorker, Version: c.opts.Version,
-		Devices: []placement.Device{{Total: int64(f.MemoryTotal), Speed: c.machineSpeed(ctx, f)}},
+		Devices: append([]placement.Device{{Total: int64(f.MemoryTotal), Speed: c.machineSpeed(ctx, f)}}, c.engine().devices()...),
 	}
 	if c.mesh != nil {
 		n.Address = net.JoinHostPort(c.mesh.Host(), fmt.Sprint(c.mesh.Port()))

@@ -274,6 +274,19 @@ func (l *Library) Devices() []Device {
 	return out
 }
 
+// device finds a device by its name.
+func (l *Library) device(name string) (uintptr, error) {
+	var there []string
+	for i := range l.devCount() {
+		d := l.devGet(i)
+		if l.devName(d) == name {
+			return d, nil
+		}
+		there = append(there, l.devName(d))
+	}
+	return 0, fmt.Errorf("there is no device %s in this process, only %s; was a GPU taken away, or another engine installed?", name, strings.Join(there, ", "))
+}
+
 // progressHook carries the callback of the load that runs.
 type progressHook struct {
 	mu       sync.Mutex // guards report

@@ -9,8 +9,9 @@ import (
 
 // ModelOptions say how weights are loaded.
 type ModelOptions struct {
-	GPULayers int  // negative: all that fit
-	Mmap      bool // map the file; otherwise the library chooses
+	GPULayers int    // negative: all that fit
+	Device    string // the one that takes them; "": all there are
+	Mmap      bool   // map the file; otherwise the library chooses
 	VocabOnly bool
 	// TempDir is for LoadSlice where it needs a file; "": the system's.
 	TempDir string
@@ -67,6 +68,17 @@ func (l *Library) load(name string, o ModelOptions, call func(modelParams) uintp
 		l.progress.set(o.Progress)
 		defer l.progress.set(nil)
 		p.progress = l.progress.callback
+	}
+	if o.Device != "" {
+		d, err := l.device(o.Device)
+		if err != nil {
+			return nil, &LoadError{Path: name, Cause: err.Error()}
+		}
+		list := [2]uintptr{d} // ends in a null
+		var pin runtime.Pinner
+		defer pin.Unpin()
+		pin.Pin(&list)
+		p.devices = uintptr(unsafe.Pointer(&list))
 	}
 	l.logs.reset()
 	h := call(p)

@@ -57,6 +57,7 @@ type LoadRequest struct {
 	Threads      int      `json:"threads"`       // 0: chosen by the runner
 	ChunkTokens  int      `json:"chunk_tokens"`  // prompt tokens a step may take; 0: default
 	GPULayers    int      `json:"gpu_layers"`    // negative: all
+	Device       string   `json:"device"`        // "CUDA0": that GPU alone, as EngineInfo names it; "": any
 	CacheBytes   int64    `json:"cache_bytes"`   // host memory for spilled prefixes; 0: none
 	Mmap         bool     `json:"mmap"`          // map weights instead of reading them
 	VocabOnly    bool     `json:"vocab_only"`    // tokenizer only; Generate is refused

@@ -103,8 +103,11 @@ func (s *shard) options() member.Options {
 	r.Load.Paths, r.Load.Slots, r.Load.Context = s.paths, i.Slots, i.Context
 	r.Load.PendingLimit = (i.Slots + o.Queue) * pendingPerRequest
 	r.Load.CacheBytes = s.cacheBytes(own.Reserve)
-	if own.Device == "" {
+	switch r.Load.Device = own.Device; {
+	case own.Device == "" && !o.Unified():
 		r.Load.GPULayers = 0 // it is placed in the host's memory
+	case own.Device != "":
+		r.Load.GPULayers = -1 // its memory was counted there
 	}
 	if r.Load.Threads > 0 {
 		// Shards of one machine share its cores.

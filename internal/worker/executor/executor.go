@@ -75,6 +75,11 @@ type Options struct {
 	// known, and prefixes are not spilled.
 	Available func() (int64, error)
 
+	// Unified tells that an accelerator works in the host's memory, so that what
+	// is placed there may run on it; nil: there is none. It may block until that is
+	// known.
+	Unified func() bool
+
 	// Listen is the host that links of shards listen on; 127.0.0.1.
 	Listen string
 	// Link gives the address by which other nodes reach a listening one; nil: as
@@ -144,6 +149,9 @@ func (o Options) withDefaults() Options {
 		o.Queue = 64
 	case o.Queue < 0:
 		o.Queue = 0
+	}
+	if o.Unified == nil {
+		o.Unified = func() bool { return false }
 	}
 	if o.Listen == "" {
 		o.Listen = "127.0.0.1"

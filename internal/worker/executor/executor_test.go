@@ -16,6 +16,7 @@ import (
 
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/cluster/command"
+	"github.com/skein-run/skein/internal/cluster/placement"
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/generation/prefix"
 	"github.com/skein-run/skein/internal/ids"
@@ -623,6 +624,39 @@ func TestLoadSettings(t *testing.T) {
 			}
 		})
 	})
+}
+
+// TestLoadOnADevice: what is placed in a card's memory runs on that card alone,
+// and what is placed in the host's on the processor, but for an accelerator that
+// works there.
+func TestLoadOnADevice(t *testing.T) {
+	for _, c := range []struct {
+		device  string
+		unified bool
+		layers  int
+	}{{"CUDA1", false, -1}, {"CUDA1", true, -1}, {"", false, 0}, {"", true, -1}} {
+		bubble(t, func(t *testing.T) {
+			w := newWorld(t, "b")
+			n := w.State().Nodes["b"]
+			n.Devices = append(append([]placement.Device{}, n.Devices...), placement.Device{ID: "CUDA1", Total: 8 << 30})
+			w.must(cluster.NodeSeen{Node: n})
+			o := w.options("b")
+			o.Unified = func() bool { return c.unified }
+			e, err := Start(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer e.Stop(context.Background())
+			w.device = c.device
+			w.place("m", "b")
+			w.waitStatus("m", "ready")
+			w.locked(func() {
+				if l := w.loads["m/0"][0]; l.Device != c.device || l.GPULayers != c.layers {
+					t.Errorf("placed on %q, unified %v: device %q, %d layers", c.device, c.unified, l.Device, l.GPULayers)
+				}
+			})
+		})
+	}
 }
 
 func TestOptions(t *testing.T) {

@@ -25,6 +25,8 @@ import (
 // world is a cluster whose state is in one place, and the processes that its
 // executors start.
 type world struct {
+	device string // of the shards that place makes
+
 	t    *testing.T
 	logs strings.Builder // guarded by mu
 
@@ -189,7 +191,7 @@ func (w *world) place(id string, nodes ...ids.Node) {
 		Profile: placement.Model{Name: id, Layers: make([]placement.Layer, 2*len(nodes))}}})
 	i := cluster.Instance{ID: id, Model: id, Context: 512, Slots: 2, Head: len(nodes) - 1, Predicted: placement.Prediction{StepSeconds: 0.25}}
 	for k, n := range nodes {
-		i.Shards = append(i.Shards, cluster.Shard{Node: n, Reserve: 1 << 30, Spec: slice.Spec{First: 2 * k, End: 2*k + 2}})
+		i.Shards = append(i.Shards, cluster.Shard{Node: n, Device: w.device, Reserve: 1 << 30, Spec: slice.Spec{First: 2 * k, End: 2*k + 2}})
 	}
 	c, err := command.Load{Model: id, Context: 512, Slots: 2, Instances: []cluster.Instance{i}}.Command("load " + id)
 	if err == nil {

@@ -40,6 +40,14 @@ func VitalsHandler(member func(*http.Request) bool, vitals func(context.Context)
 	})
 }
 
+// Pending is what shards here were promised of each device, and have not taken
+// yet, bytes.
+func (e *Executor) Pending() map[string]int64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.pending()
+}
+
 // Fill puts what this node's shards do into its vitals; Devices must be there,
 // for what is pending of them.
 func (e *Executor) Fill(v *cluster.Vitals) {
