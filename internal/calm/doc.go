@@ -11,7 +11,7 @@
 // ordinary system call wakes it. A goroutine that computes for long after a call of this package
 // is preempted later than usual, so a server reads its requests by ordinary calls.
 //
-// LateTimers is for a program that is away in long calls of a library.
+// Start is for a program that is away in long calls of the library.
 //
 // On systems other than Linux all of it does nothing.
 package calm

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 )
 
 // File gives f back.
@@ -17,5 +18,5 @@ func WriteConn(c net.Conn) net.Conn { return c }
 // ReadConn gives c back.
 func ReadConn(c net.Conn) net.Conn { return c }
 
-// LateTimers calls start.
-func LateTimers(start func() error) error { return start() }
+// Start starts cmd.
+func Start(cmd *exec.Cmd) error { return cmd.Start() }

@@ -94,7 +94,7 @@ func runEngineBench(ctx context.Context, executable string, e *engine.Engine, sp
 	var stdout, stderr bytes.Buffer
 	child.Stdout, child.Stderr = &stdout, &stderr
 	// As a node starts its runners, so that both can be compared.
-	err = calm.LateTimers(child.Start)
+	err = calm.Start(child)
 	if err == nil {
 		err = child.Wait()
 	}

@@ -184,10 +184,7 @@ func (r *Runner) run(ctx context.Context) {
 func (r *Runner) serve(ctx context.Context, attempt int) (time.Duration, error) {
 	r.set(State{Phase: Starting, Attempt: attempt})
 	r.opts.Launching()
-	kid, err := r.opts.Launch(ctx, child.Command{
-		Path: r.opts.Executable, Args: r.opts.Args, Env: r.opts.Env,
-		LateTimers: r.opts.Load.Shard == nil, // shards wait for each other, and for no longer than they must
-	})
+	kid, err := r.opts.Launch(ctx, child.Command{Path: r.opts.Executable, Args: r.opts.Args, Env: r.opts.Env, Computes: true})
 	if err != nil {
 		return 0, fmt.Errorf("start %s: %w", r.opts.Executable, err)
 	}

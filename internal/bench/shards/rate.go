@@ -27,15 +27,24 @@ type BenchOptions struct {
 	Streams      int // generations at once
 	PromptTokens int
 	DecodeTokens int // of each stream, at least 2
+	// WholeThreads are the threads of the whole models to compare with: 1, 2 or both,
+	// or none where shards with TLS are compared with those without.
+	WholeThreads []int
 	Rounds       int // each of which times everything once
 	Seed         uint64
 	EngineDir    string
 }
 
+// Plain tells whether shards with TLS are compared with the same without.
+func (o BenchOptions) Plain() bool { return o.Layout.TLS && len(o.Layout.On) == 0 }
+
 // Validate says what is wrong with o.
 func (o BenchOptions) Validate() error {
 	if o.Streams < 1 || o.PromptTokens < 1 || o.DecodeTokens < 2 || o.Rounds < 1 {
 		return errors.New("streams, prompt tokens and rounds must be at least 1, decode tokens at least 2")
+	}
+	if w := o.WholeThreads; len(w) == 0 && !o.Plain() || len(w) > 2 || slices.ContainsFunc(w, func(n int) bool { return n < 1 || n > 2 }) || len(w) == 2 && w[0] == w[1] {
+		return fmt.Errorf("the whole model with %v threads: name 1, 2, or both", w)
 	}
 	return nil
 }
@@ -56,7 +65,7 @@ type Figure struct {
 	Streams         int       `json:"streams"`
 	PromptTokens    int       `json:"prompt_tokens"`
 	TLS             bool      `json:"tls"`
-	Baseline        string    `json:"baseline"` // whole-1-thread | whole-2-threads
+	Baseline        string    `json:"baseline"` // whole-1-thread | whole-2-threads | plain: shards without TLS
 	BaselineStreams int       `json:"baseline_streams"`
 	Sharded         float64   `json:"sharded"` // median
 	Whole           float64   `json:"whole"`   // median

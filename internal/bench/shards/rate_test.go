@@ -83,7 +83,7 @@ func TestBench(t *testing.T) {
 		sharded := &paced{name: "s", token: time.Millisecond, step: 20 * time.Millisecond, log: &order}
 		one := &paced{name: "1", token: 2 * time.Millisecond, step: 40 * time.Millisecond, log: &order}
 		two := &paced{name: "2", token: time.Millisecond, step: 25 * time.Millisecond, log: &order}
-		o := BenchOptions{Model: "m", Layout: Layout{Stages: 2, Ranks: 1}, Streams: 4, PromptTokens: 100, DecodeTokens: 10, Rounds: 3}
+		o := BenchOptions{Model: "m", Layout: Layout{Stages: 2, Ranks: 1}, Streams: 4, PromptTokens: 100, DecodeTokens: 10, Rounds: 3, WholeThreads: []int{1, 2}}
 		var said []string
 		got, err := Bench(t.Context(), sharded, []Baseline{{"whole-1-thread", one, 2}, {"whole-2-threads", two, 4}}, o,
 			func(f string, a ...any) { said = append(said, fmt.Sprintf(f, a...)) })
@@ -120,10 +120,21 @@ func TestBench(t *testing.T) {
 
 func TestBenchFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		o := BenchOptions{Streams: 1, PromptTokens: 4, DecodeTokens: 4, Rounds: 1}
+		o := BenchOptions{Streams: 1, PromptTokens: 4, DecodeTokens: 4, Rounds: 1, WholeThreads: []int{1}}
 		_, err := Bench(t.Context(), &paced{broken: true}, nil, o, func(string, ...any) {})
 		if err == nil || !strings.Contains(err.Error(), "shard 1 is gone") {
 			t.Errorf("error %v", err)
+		}
+		for _, whole := range [][]int{nil, {0}, {3}, {1, 1}, {1, 2, 1}} {
+			o := o
+			o.WholeThreads = whole
+			if err := o.Validate(); err == nil || !strings.Contains(err.Error(), "name 1, 2, or both") {
+				t.Errorf("whole threads %v: error %v", whole, err)
+			}
+		}
+		o.Layout.TLS, o.WholeThreads = true, nil
+		if err := o.Validate(); err != nil {
+			t.Errorf("with TLS against without: %v", err)
 		}
 		if _, err := Bench(t.Context(), &paced{}, nil, BenchOptions{}, func(string, ...any) {}); err == nil {
 			t.Error("no streams are no error")

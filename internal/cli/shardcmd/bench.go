@@ -28,6 +28,9 @@ turns within one run, and give the ratios of the medians. Each shard of this
 machine gets cores of its own when there are enough. Everything is loaded at
 once, so the memory must hold the model three times.
 
+With --tls the same shards without it are timed in turns too (baseline plain), so
+that the ratio tells what TLS costs; --whole-threads 0 leaves the whole model out then.
+
 Decode is the speed of all streams together; the whole with 1 thread is given
 the streams of one micro-batch (the streams divided by the stages). Prefill is
 the speed of one prompt. The figures mean something only while the machine does
@@ -41,6 +44,9 @@ nothing else. With --json there is one object a line.`,
 				return err
 			}
 			o.Layout.TLS, o.Layout.Pin = tls, pin
+			if slices.Equal(o.WholeThreads, []int{0}) {
+				o.WholeThreads = nil
+			}
 			if err := o.Validate(); err != nil {
 				return err
 			}
@@ -72,6 +78,7 @@ nothing else. With --json there is one object a line.`,
 	fs.IntVar(&o.PromptTokens, "prompt-tokens", 512, "tokens of the prompt")
 	fs.IntVar(&o.DecodeTokens, "decode-tokens", 64, "tokens decoded by each stream")
 	fs.IntVar(&o.Rounds, "rounds", 5, "times that each is measured; the median counts")
+	fs.IntSliceVar(&o.WholeThreads, "whole-threads", []int{1, 2}, "compare with the whole model with so many threads: 1, 2 or both; 0: not at all")
 	fs.Uint64Var(&o.Seed, "seed", 1, "of the random prompts")
 	fs.BoolVar(&tls, "tls", false, "encrypt the links between local shards")
 	fs.BoolVar(&pin, "pin", true, "give each local shard cores of its own")

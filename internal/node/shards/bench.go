@@ -10,8 +10,8 @@ import (
 	"github.com/skein-run/skein/internal/supervise"
 )
 
-// Bench times a model in shards beside the same model whole, with 1 and with 2
-// threads. All are loaded at once and measured in turns.
+// Bench times a model in shards beside the same model whole, with as many threads
+// as o.WholeThreads says, and shards with TLS beside the same without. All are loaded at once and measured in turns.
 func (h *Host) Bench(ctx context.Context, o shards.BenchOptions, say func(string, ...any)) ([]shards.Figure, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -36,7 +36,20 @@ func (h *Host) Bench(ctx context.Context, o shards.BenchOptions, say func(string
 	stopping := context.WithoutCancel(ctx)
 	defer g.Stop(stopping)
 	var baselines []shards.Baseline
-	for threads := 1; threads <= 2; threads++ {
+	if o.Plain() {
+		open := r
+		open.Layout.TLS = false
+		plain, err := h.Start(ctx, open, specs)
+		if err != nil {
+			return nil, err
+		}
+		defer plain.Stop(stopping)
+		if err := plain.Wait(ctx); err != nil {
+			return nil, fmt.Errorf("the shards without TLS: %w", err)
+		}
+		baselines = append(baselines, shards.Baseline{Name: "plain", Model: plain, Streams: o.Streams})
+	}
+	for _, threads := range o.WholeThreads {
 		load := r.Load
 		load.Threads = threads
 		whole, err := h.whole(o.Model, engine, load, 0)
@@ -60,7 +73,10 @@ func (h *Host) Bench(ctx context.Context, o shards.BenchOptions, say func(string
 	if err != nil {
 		return nil, err
 	}
-	f, known, err := memoryFigure(ctx, o, g, baselines[0].Model.(*supervise.Runner))
+	if len(o.WholeThreads) == 0 {
+		return figures, nil
+	}
+	f, known, err := memoryFigure(ctx, o, g, baselines[len(baselines)-1])
 	if err != nil || !known {
 		return figures, err
 	}
@@ -69,14 +85,14 @@ func (h *Host) Bench(ctx context.Context, o shards.BenchOptions, say func(string
 
 // memoryFigure compares the largest shard with the whole. known is false when
 // a shard runs on another machine.
-func memoryFigure(ctx context.Context, o shards.BenchOptions, g *Served, whole *supervise.Runner) (f shards.Figure, known bool, err error) {
-	all, err := hostinfo.ResidentMemory(ctx, whole.State().PID)
+func memoryFigure(ctx context.Context, o shards.BenchOptions, g *Served, whole shards.Baseline) (f shards.Figure, known bool, err error) {
+	all, err := hostinfo.ResidentMemory(ctx, whole.Model.(*supervise.Runner).State().PID)
 	if err != nil {
 		return f, false, err
 	}
 	f = shards.Figure{
 		Model: o.Model, Figure: shards.Memory, Stages: o.Layout.Stages, Ranks: o.Layout.Ranks, Streams: o.Streams, PromptTokens: o.PromptTokens,
-		Baseline: "whole-1-thread", BaselineStreams: o.Streams, TLS: o.Layout.TLS, Unit: "bytes",
+		Baseline: whole.Name, BaselineStreams: o.Streams, TLS: o.Layout.TLS, Unit: "bytes",
 		Whole: float64(all), WholeEach: []float64{float64(all)},
 	}
 	for _, m := range g.Members() {

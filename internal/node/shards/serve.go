@@ -48,7 +48,7 @@ func (h *Host) Serve(ctx context.Context, o shardcmd.ServeOptions) error {
 	s := &remote.Server{
 		Build: h.Version,
 		Start: func() (*child.Child, error) {
-			return child.Start(child.Command{Path: h.Executable, Args: []string{"runner"}, Env: Environ()})
+			return child.Start(child.Command{Path: h.Executable, Args: []string{"runner"}, Env: Environ(), Computes: true})
 		},
 		Engine: engine, Model: offer.model, Prepare: offer.prepare, Link: offer.link, Logger: h.Logger,
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -227,6 +228,9 @@ func (m *Mesh) sendBulk(p *peer, h header, b []byte) error {
 	if full {
 		return m.fail(p.index, fmt.Sprintf("has left %d bytes unread", maxWaiting))
 	}
+	// The caller goes on to compute in the library, where the scheduler leaves
+	// it its processor until a timer finds out: the writer has its turn before.
+	runtime.Gosched()
 	return m.Err()
 }
 

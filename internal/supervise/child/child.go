@@ -25,10 +25,9 @@ type Command struct {
 	Path string
 	Args []string // without the program's name
 	Env  []string // whole environment; nil: this process's own
-	// LateTimers lets the program's timers fire later than they are set for, by
-	// a few milliseconds at most, where the system can be told so (Linux). It is
-	// for programs that compute on all cores: see calm.LateTimers.
-	LateTimers bool
+	// Computes tells that the program computes on all cores: see calm.Start. Its
+	// timers fire up to a few milliseconds late.
+	Computes bool
 }
 
 // Child is a started program. Its owner closes the pipes, and calls Wait once.
@@ -80,8 +79,8 @@ func Start(c Command) (*Child, error) {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		start := cmd.Start
-		if c.LateTimers {
-			start = func() error { return calm.LateTimers(cmd.Start) }
+		if c.Computes {
+			start = func() error { return calm.Start(cmd) }
 		}
 		err := start()
 		closeAll(theirs)
