@@ -170,6 +170,16 @@ func swapFigures(t *testing.T, n [3]*node, what string, slots int) {
 		took := served.Sub(asked)
 		n[0].ready("one")
 
+		if what == "room for one" {
+			// How much is free is asked for once a second.
+			eventually(t, "the memory of the old model to be missed", func() bool {
+				var o struct {
+					Free float64 `json:"available_ram_gb"`
+				}
+				n[1].read("/v1/cluster", &o)
+				return o.Free <= 0.1
+			})
+		}
 		// The answer of the old model runs into the swap; the new one is asked at once.
 		s := n[2].open("/v1/chat/completions", ask("one", question, "stream", true, "max_tokens", 900, "ignore_eos", true))
 		if _, err := s.data(); err != nil {
@@ -211,6 +221,15 @@ func swapFigures(t *testing.T, n [3]*node, what string, slots int) {
 // of so many bytes; false: there can be none.
 func confine(t *testing.T, limit int64, pids ...int) bool {
 	t.Helper()
+	// The kernel makes the files of a group; where it does not, there is none.
+	write := func(name, text string) error {
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteString(text)
+		return errors.Join(err, f.Close())
+	}
 	for root, file := range map[string]string{"/sys/fs/cgroup/memory": "memory.limit_in_bytes", "/sys/fs/cgroup": "memory.max"} {
 		group := filepath.Join(root, fmt.Sprintf("skein-test-%d", os.Getpid()))
 		if os.Mkdir(group, 0o755) != nil {
@@ -218,16 +237,17 @@ func confine(t *testing.T, limit int64, pids ...int) bool {
 		}
 		t.Cleanup(func() {
 			eventually(t, "the control group to be empty", func() bool {
-				inside, _ := os.ReadFile(filepath.Join(group, "cgroup.procs")) // it may be gone
+				inside, _ := os.ReadFile(filepath.Join(group, "cgroup.procs")) // it is none, or gone
 				for _, pid := range strings.Fields(string(inside)) {
-					_ = os.WriteFile(filepath.Join(root, "cgroup.procs"), []byte(pid), 0o644) // it may have ended
+					_ = write(filepath.Join(root, "cgroup.procs"), pid) // it may have ended
 				}
-				return os.Remove(group) == nil || errors.Is(os.Remove(group), os.ErrNotExist)
+				err := os.Remove(group)
+				return err == nil || errors.Is(err, os.ErrNotExist)
 			})
 		})
-		err := os.WriteFile(filepath.Join(group, file), []byte(strconv.FormatInt(limit, 10)), 0o644)
+		err := write(filepath.Join(group, file), strconv.FormatInt(limit, 10))
 		for _, pid := range pids {
-			err = errors.Join(err, os.WriteFile(filepath.Join(group, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644))
+			err = errors.Join(err, write(filepath.Join(group, "cgroup.procs"), strconv.Itoa(pid)))
 		}
 		if err == nil {
 			return true
