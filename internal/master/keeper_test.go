@@ -366,6 +366,36 @@ func TestLoad(t *testing.T) {
 	})
 }
 
+// What has just ended may still be missing in what the nodes told lately: they
+// are asked again before a load is refused.
+func TestMemoryThatHasJustBeenFreed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCell(t)
+		stale := &late{cell: c, gb: map[ids.Node]int64{}, until: time.Now()}
+		planner, err := NewPlanner(PlannerOptions{State: c, Vitals: stale, Context: 512, Slots: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, err := planner.Load(t.Context(), "w", load("large")); err != nil || c.nodes("w") != "a+b" {
+			t.Errorf("%+v, %v, on %q", p, err, c.nodes("w"))
+		}
+	})
+}
+
+// late tells what was so before a moment to who is content with that.
+type late struct {
+	*cell
+	gb    map[ids.Node]int64
+	until time.Time
+}
+
+func (l *late) Vitals(ctx context.Context, since time.Time) (map[ids.Node]cluster.Vitals, error) {
+	if since.Before(l.until) {
+		return (&gauges{gb: l.gb}).Vitals(ctx, since)
+	}
+	return l.cell.Vitals(ctx, since)
+}
+
 // TestLoadsAtOnceNeverOvercommit: of many loads at once those that fit are
 // placed, and the others are refused for lack of memory.
 func TestLoadsAtOnceNeverOvercommit(t *testing.T) {

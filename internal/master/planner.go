@@ -159,15 +159,34 @@ func refusal(err error) error {
 	return &replica.Refusal{Code: no.Code, Message: no.Message}
 }
 
+// newest plans by what the nodes told lately, and if there is no place by that,
+// by what they tell now: something may have ended since.
+func newest(plan func(since time.Time) error) error {
+	err := plan(time.Now().Add(-fresh))
+	var nowhere *placementError
+	if errors.As(err, &nowhere) {
+		err = plan(time.Now())
+	}
+	return err
+}
+
 // plan places each replica that is missing, one after the other, in a copy of
 // the state. Errors are *command.Refusal, *placementError and those of Vitals.
-func (p *Planner) plan(ctx context.Context, id string, l command.Load, at site) (Planned, error) {
+func (p *Planner) plan(ctx context.Context, id string, l command.Load, at site) (out Planned, err error) {
+	err = newest(func(since time.Time) error {
+		out, err = p.planSince(ctx, id, l, at, since)
+		return err
+	})
+	return out, err
+}
+
+func (p *Planner) planSince(ctx context.Context, id string, l command.Load, at site, since time.Time) (Planned, error) {
 	state, _ := p.opts.State.State()
 	missing, err := l.Missing(state, id)
 	if err != nil {
 		return Planned{}, err
 	}
-	vitals, err := p.opts.Vitals.Vitals(ctx, time.Now().Add(-fresh))
+	vitals, err := p.opts.Vitals.Vitals(ctx, since)
 	if err != nil {
 		return Planned{}, fmt.Errorf("plan %s: the nodes can't be asked for their free memory: %w", l.Model, err)
 	}

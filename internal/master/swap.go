@@ -44,13 +44,21 @@ func (p *Planner) Swap(ctx context.Context, id string, w command.Swap) (Planned,
 	})
 }
 
-func (p *Planner) planSwap(ctx context.Context, id string, w command.Swap) (Planned, command.Swap, error) {
+func (p *Planner) planSwap(ctx context.Context, id string, w command.Swap) (out Planned, placed command.Swap, err error) {
+	err = newest(func(since time.Time) error {
+		out, placed, err = p.planSwapSince(ctx, id, w, since)
+		return err
+	})
+	return out, placed, err
+}
+
+func (p *Planner) planSwapSince(ctx context.Context, id string, w command.Swap, since time.Time) (Planned, command.Swap, error) {
 	state, _ := p.opts.State.State()
 	old, next, err := w.Parts(state, id)
 	if err != nil {
 		return Planned{}, w, err
 	}
-	vitals, err := p.opts.Vitals.Vitals(ctx, time.Now().Add(-fresh))
+	vitals, err := p.opts.Vitals.Vitals(ctx, since)
 	if err != nil {
 		return Planned{}, w, fmt.Errorf("plan %s: the nodes can't be asked for their free memory: %w", next.Model, err)
 	}
