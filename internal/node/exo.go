@@ -18,7 +18,7 @@ import (
 	"github.com/skein-run/skein/internal/httpapi/openai"
 	"github.com/skein-run/skein/internal/httpapi/raw/shape"
 	"github.com/skein-run/skein/internal/ids"
-	"github.com/skein-run/skein/internal/node/control"
+	"github.com/skein-run/skein/internal/node/control/errands"
 )
 
 // exoCommands joins exo's API with the cluster.
@@ -72,25 +72,25 @@ func (c exoCommands) Remove(ctx context.Context, id, instance string) error {
 }
 
 // download is no command of the cluster, but somebody did it.
-func (c exoCommands) download(ctx context.Context, node ids.Node, do control.Download, model string) error {
-	err := c.control.Download(ctx, node, do, model)
+func (c exoCommands) download(ctx context.Context, node ids.Node, do errands.Download, model string) error {
+	err := c.control.Errands().Download(ctx, node, do, model)
 	c.audits.note(ctx, rand.Text(), fmt.Sprintf("%s %s on node %s", do, model, node), err)
 	return err
 }
 
 // Fetch implements raw.Commands.
 func (c exoCommands) Fetch(ctx context.Context, node ids.Node, model string) error {
-	return c.download(ctx, node, control.Fetch, model)
+	return c.download(ctx, node, errands.Fetch, model)
 }
 
 // Pause implements raw.Commands.
 func (c exoCommands) Pause(ctx context.Context, node ids.Node, model string) error {
-	return c.download(ctx, node, control.Pause, model)
+	return c.download(ctx, node, errands.Pause, model)
 }
 
 // Discard implements raw.Commands.
 func (c exoCommands) Discard(ctx context.Context, node ids.Node, model string) error {
-	return c.download(ctx, node, control.Discard, model)
+	return c.download(ctx, node, errands.Discard, model)
 }
 
 // Cancel implements raw.Commands. Ending one's own request is told nobody, as
@@ -98,9 +98,9 @@ func (c exoCommands) Discard(ctx context.Context, node ids.Node, model string) e
 func (c exoCommands) Cancel(ctx context.Context, request string) (found bool, silent int) {
 	caller, _ := access.Of(ctx)
 	if !caller.May(access.NeedManage) {
-		return c.control.CancelRequest(ctx, request, control.Canceller{Owner: caller.Owner()})
+		return c.control.Errands().Cancel(ctx, request, errands.Canceller{Owner: caller.Owner()})
 	}
-	found, silent = c.control.CancelRequest(ctx, request, control.Canceller{Any: true})
+	found, silent = c.control.Errands().Cancel(ctx, request, errands.Canceller{Any: true})
 	if found {
 		c.audits.note(ctx, rand.Text(), "cancel request "+request, nil)
 	}
@@ -120,12 +120,12 @@ func (m exoModels) Model(ctx context.Context, name string) (json.RawMessage, err
 
 // Added implements raw.Models.
 func (m exoModels) Added(ctx context.Context) (map[string][]ids.Node, int) {
-	return m.control.Added(ctx)
+	return m.control.Errands().Added(ctx)
 }
 
 // Unlist implements raw.Models.
 func (m exoModels) Unlist(ctx context.Context, model string) ([]ids.Node, int, error) {
-	from, silent, err := m.control.Unlist(ctx, model)
+	from, silent, err := m.control.Errands().Unlist(ctx, model)
 	for _, id := range from {
 		m.audits.note(ctx, rand.Text(), fmt.Sprintf("take %s off the list of node %s", model, id), nil)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -250,9 +251,10 @@ func TestProgressOfThePrompt(t *testing.T) {
 		`{"model":"demo","messages":[{"role":"user","content":"hi"}]}`:                     false,
 	} {
 		engine := newFake()
-		asked := false
+		var told atomic.Bool
 		engine.generate = func(_ context.Context, req generation.Request, emit func(generation.Event) error) error {
-			asked = req.Progress
+			asked := req.Progress
+			told.Store(asked)
 			if asked {
 				if err := emit(generation.Event{Prompt: &generation.PromptProgress{Done: 256, Total: 300}}); err != nil {
 					return err
@@ -290,8 +292,8 @@ func TestProgressOfThePrompt(t *testing.T) {
 		_ = resp.Body.Close()
 		comments := `: prefill_progress {"PrefillProgressChunk":{"model":"demo","processed_tokens":256,"total_tokens":300}}` + "\n\n" +
 			`: prefill_progress {"PrefillProgressChunk":{"model":"demo","processed_tokens":300,"total_tokens":300}}` + "\n\ndata: {"
-		if asked != want || strings.HasPrefix(string(b), comments) != want || strings.Contains(string(b), "prefill") != want {
-			t.Errorf("%s: asked %v, want %v: %s", body, asked, want, b)
+		if told.Load() != want || strings.HasPrefix(string(b), comments) != want || strings.Contains(string(b), "prefill") != want {
+			t.Errorf("%s: asked %v, want %v: %s", body, told.Load(), want, b)
 		}
 	}
 }

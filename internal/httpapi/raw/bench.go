@@ -11,7 +11,9 @@ import (
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/httpapi"
+	"github.com/skein-run/skein/internal/httpapi/raw/power"
 	"github.com/skein-run/skein/internal/httpapi/raw/shape"
+	"github.com/skein-run/skein/internal/ids"
 )
 
 // The shapes of POST /bench/chat/completions. What exo writes as null is null.
@@ -25,7 +27,7 @@ type (
 		Usage       *usage        `json:"usage"`
 		ServiceTier *string       `json:"service_tier"`
 		Stats       benchStats    `json:"generation_stats"`
-		Power       powerUsage    `json:"power_usage"`
+		Power       power.Usage   `json:"power_usage"`
 	}
 	benchChoice struct {
 		Index        int          `json:"index"`
@@ -156,15 +158,15 @@ func (d *Dialect) bench(w http.ResponseWriter, r *http.Request) error {
 	if stream {
 		return d.streamBench(w, r, run)
 	}
-	power := d.meterPower(r.Context())
+	meter := power.Begin(r.Context(), d.o.Now, d.watts)
 	err = d.o.Chat.Generate(r.Context(), req, func(e generation.Event) error {
 		if e.Text != "" || e.Reasoning != "" {
-			power.began()
+			meter.Answer()
 		}
 		run.take(e)
 		return nil
 	})
-	told := power.stop()
+	told := meter.Stop()
 	if err == nil && run.usage == nil {
 		err = errors.New("measure a generation: the engine gave no usage")
 	}
@@ -181,6 +183,21 @@ func (d *Dialect) bench(w http.ResponseWriter, r *http.Request) error {
 		ID: req.ID, Object: benchObject, Created: run.created, Model: req.Model,
 		Choices: []benchChoice{{Message: message, FinishReason: run.finish}}, Usage: &u, Stats: d.stats(r.Context(), run), Power: told,
 	})
+}
+
+// watts are what the nodes take that measure it.
+func (d *Dialect) watts(ctx context.Context) (map[ids.Node]float64, error) {
+	in, err := d.o.Cluster.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[ids.Node]float64{}
+	for id, v := range in.Vitals {
+		if in.Live[id] && v.Power != nil && *v.Power >= 0 {
+			out[id] = *v.Power
+		}
+	}
+	return out, nil
 }
 
 // streamBench answers by events, the figures in a comment before the end.

@@ -32,6 +32,7 @@ import (
 	"github.com/skein-run/skein/internal/library"
 	"github.com/skein-run/skein/internal/master"
 	"github.com/skein-run/skein/internal/mesh"
+	"github.com/skein-run/skein/internal/node/control/errands"
 	"github.com/skein-run/skein/internal/remote"
 	"github.com/skein-run/skein/internal/replica"
 	"github.com/skein-run/skein/internal/replica/peerhttp"
@@ -87,7 +88,8 @@ type Control struct {
 	http     *http.Client // calls peers; hosts are node ids
 	joined   chan struct{}
 	came     chan struct{} // capacity 1: a peer joined
-	tasks    *Tasks
+	tasks    *errands.Tasks
+	errands  *errands.Errands
 	engine   func() accelerators // asks once, and waits
 
 	ctx    context.Context
@@ -102,9 +104,16 @@ type Control struct {
 // New opens the state and makes the parts; nothing is heard of others yet.
 func New(o Options) (_ *Control, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &Control{opts: o, log: o.Logger, ctx: ctx, cancel: cancel, joined: make(chan struct{}), came: make(chan struct{}, 1), members: map[ids.Node]bool{}, tasks: newTasks()}
+	c := &Control{opts: o, log: o.Logger, ctx: ctx, cancel: cancel, joined: make(chan struct{}), came: make(chan struct{}, 1), members: map[ids.Node]bool{}, tasks: errands.NewTasks()}
 	c.http = &http.Client{Transport: peersOf{c}}
 	c.engine = sync.OnceValue(c.askEngine)
+	c.errands, err = errands.New(errands.Options{
+		Self: o.ID, HTTP: c.http, Peers: c.peers, Tasks: c.tasks, Library: o.Library, Files: func() errands.Files { return c.files }, Rescan: c.Rescan, Log: o.Logger,
+	})
+	if err != nil {
+		cancel()
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Stop(context.Background()))
@@ -309,7 +318,10 @@ func (c *Control) Planner() *master.Planner { return c.planner }
 func (c *Control) Router() *router.Router { return c.router }
 
 // Tasks are the requests of this node's clients.
-func (c *Control) Tasks() *Tasks { return c.tasks }
+func (c *Control) Tasks() *errands.Tasks { return c.tasks }
+
+// Errands are what this node has others do, and does for them.
+func (c *Control) Errands() *errands.Errands { return c.errands }
 
 // Vitals asks all live nodes how they are.
 func (c *Control) Vitals(ctx context.Context) (map[ids.Node]cluster.Vitals, error) {

@@ -139,8 +139,7 @@ func (c *Control) handler() http.Handler {
 	member := func(r *http.Request) bool { return mesh.Caller(r) != "" }
 	mux.Handle(executor.VitalsPattern, executor.VitalsHandler(member, c.vitals.own))
 	mux.HandleFunc("GET "+pathProbe, serveProbe)
-	c.errands(mux)
-	c.lists(mux)
+	c.errands.Handle(mux)
 	peerhttp.Handle(mux, c.replica, mesh.Caller, c.log)
 	remote.Handle(mux, heads{c})
 	mux.Handle(slicestore.ShelfPattern, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { c.files.Handler().ServeHTTP(w, r) }))

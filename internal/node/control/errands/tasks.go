@@ -1,7 +1,8 @@
-package control
+package errands
 
 import (
 	"cmp"
+	"crypto/rand"
 	"slices"
 	"strings"
 	"sync"
@@ -32,14 +33,15 @@ type Canceller struct {
 
 func (c Canceller) may(x *task) bool { return c.Any || c.Owner != "" && c.Owner == x.owner }
 
-func newTasks() *Tasks { return &Tasks{open: map[*task]bool{}} }
+// NewTasks makes an empty list.
+func NewTasks() *Tasks { return &Tasks{open: map[*task]bool{}} }
 
 // Begin notes a request; the functions note that it runs, and its end. The id
 // is what its client knows it by, "": one is made up. Several may have one id:
 // they are parts of one request. owner is access.Caller.Owner of its client.
 // cancel ends it; nil: nobody can.
 func (t *Tasks) Begin(kind, model, id, owner string, cancel func()) (running, end func()) {
-	x := &task{Task: cluster.Task{ID: cmp.Or(id, newID()), Type: kind, Status: "waiting", Model: model}, begun: time.Now(), owner: owner, cancel: cancel}
+	x := &task{Task: cluster.Task{ID: cmp.Or(id, rand.Text()), Type: kind, Status: "waiting", Model: model}, begun: time.Now(), owner: owner, cancel: cancel}
 	t.mu.Lock()
 	t.open[x] = true
 	t.mu.Unlock()

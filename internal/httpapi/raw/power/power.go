@@ -1,4 +1,10 @@
-package raw
+// Package power sums up what the cluster's machines took while an answer was
+// computed, in the shape of exo's bench: looks at their power once a second, and
+// what lies between two of them.
+//
+// It asks nobody itself: a Look is handed in. A Meter's methods may be called
+// from any goroutine, Stop once.
+package power
 
 import (
 	"context"
@@ -10,21 +16,22 @@ import (
 	"github.com/skein-run/skein/internal/ids"
 )
 
-// powerUsage is what the cluster's machines took while an answer was computed.
-type powerUsage struct {
-	Elapsed          float64     `json:"elapsed_seconds"`
-	Nodes            []nodePower `json:"nodes"` // those that measure power
-	TotalWatts       float64     `json:"total_avg_sys_power_watts"`
-	TotalJoules      float64     `json:"total_energy_joules"`
-	PrefillSeconds   float64     `json:"prefill_seconds"`
-	DecodeSeconds    float64     `json:"generation_seconds"`
-	PrefillJoules    float64     `json:"prefill_energy_joules"`
-	GenerationJoules float64     `json:"generation_energy_joules"`
-	PrefillWatts     float64     `json:"prefill_avg_sys_power_watts"`
-	GenerationWatts  float64     `json:"generation_avg_sys_power_watts"`
+// Usage is what the cluster's machines took while an answer was computed.
+type Usage struct {
+	Elapsed          float64 `json:"elapsed_seconds"`
+	Nodes            []Node  `json:"nodes"` // those that measure power
+	TotalWatts       float64 `json:"total_avg_sys_power_watts"`
+	TotalJoules      float64 `json:"total_energy_joules"`
+	PrefillSeconds   float64 `json:"prefill_seconds"`
+	DecodeSeconds    float64 `json:"generation_seconds"`
+	PrefillJoules    float64 `json:"prefill_energy_joules"`
+	GenerationJoules float64 `json:"generation_energy_joules"`
+	PrefillWatts     float64 `json:"prefill_avg_sys_power_watts"`
+	GenerationWatts  float64 `json:"generation_avg_sys_power_watts"`
 }
 
-type nodePower struct {
+// Node is the part of one node.
+type Node struct {
 	NodeID           string  `json:"node_id"`
 	Samples          int     `json:"samples"`
 	Watts            float64 `json:"avg_sys_power"`
@@ -40,9 +47,9 @@ type sample struct {
 	watts float64
 }
 
-// powerMeter looks at the nodes' power once a second. One goroutine belongs to
-// it; stop joins it.
-type powerMeter struct {
+// Meter looks at the nodes' power once a second. One goroutine belongs to
+// it; Stop joins it.
+type Meter struct {
 	now    func() time.Time
 	begin  time.Time
 	cancel context.CancelFunc
@@ -53,11 +60,15 @@ type powerMeter struct {
 	samples map[ids.Node][]sample // guarded by mu
 }
 
-// meterPower begins. Where no node measures power, nothing is asked again.
-func (d *Dialect) meterPower(ctx context.Context) *powerMeter {
+// Look gives the power of all nodes that measure it now, W; an error where that
+// is not known.
+type Look func(context.Context) (map[ids.Node]float64, error)
+
+// Begin begins. Where no node measures power, nothing is asked again.
+func Begin(ctx context.Context, now func() time.Time, look Look) *Meter {
 	ctx, cancel := context.WithCancel(ctx)
-	m := &powerMeter{now: d.o.Now, begin: d.o.Now(), cancel: cancel, samples: map[ids.Node][]sample{}}
-	if !d.lookAtPower(ctx, m) {
+	m := &Meter{now: now, begin: now(), cancel: cancel, samples: map[ids.Node][]sample{}}
+	if !m.take(ctx, look) {
 		return m
 	}
 	m.done.Go(func() {
@@ -66,7 +77,7 @@ func (d *Dialect) meterPower(ctx context.Context) *powerMeter {
 		for {
 			select {
 			case <-ticker.C:
-				d.lookAtPower(ctx, m)
+				m.take(ctx, look)
 			case <-ctx.Done():
 				return
 			}
@@ -75,28 +86,23 @@ func (d *Dialect) meterPower(ctx context.Context) *powerMeter {
 	return m
 }
 
-// lookAtPower notes the power of all nodes that measure it, and tells whether
-// there is one.
-func (d *Dialect) lookAtPower(ctx context.Context, m *powerMeter) bool {
-	in, err := d.o.Cluster.Snapshot(ctx)
+// take notes what a look gives, and tells whether it was anything.
+func (m *Meter) take(ctx context.Context, look Look) bool {
+	watts, err := look(ctx)
 	if err != nil {
 		return false
 	}
-	now := d.o.Now()
-	any := false
+	now := m.now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for id, v := range in.Vitals {
-		if in.Live[id] && v.Power != nil && *v.Power >= 0 {
-			m.samples[id] = append(m.samples[id], sample{now, *v.Power})
-			any = true
-		}
+	for id, w := range watts {
+		m.samples[id] = append(m.samples[id], sample{now, w})
 	}
-	return any
+	return len(watts) > 0
 }
 
-// began notes the first text.
-func (m *powerMeter) began() {
+// Answer notes the first text: what came before was the prompt's.
+func (m *Meter) Answer() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.first.IsZero() {
@@ -104,8 +110,8 @@ func (m *powerMeter) began() {
 	}
 }
 
-// stop ends the measurement and sums it up.
-func (m *powerMeter) stop() powerUsage {
+// Stop ends the measurement and sums it up.
+func (m *Meter) Stop() Usage {
 	m.cancel()
 	m.done.Wait()
 	m.mu.Lock()
@@ -115,10 +121,10 @@ func (m *powerMeter) stop() powerUsage {
 	if first.IsZero() {
 		first = end
 	}
-	out := powerUsage{Elapsed: end.Sub(m.begin).Seconds(), Nodes: []nodePower{}, PrefillSeconds: first.Sub(m.begin).Seconds(), DecodeSeconds: end.Sub(first).Seconds()}
+	out := Usage{Elapsed: end.Sub(m.begin).Seconds(), Nodes: []Node{}, PrefillSeconds: first.Sub(m.begin).Seconds(), DecodeSeconds: end.Sub(first).Seconds()}
 	for _, id := range slices.Sorted(maps.Keys(m.samples)) {
 		list := m.samples[id]
-		n := nodePower{NodeID: string(id), Samples: len(list), PrefillJoules: energy(list, m.begin, first), GenerationJoules: energy(list, first, end)}
+		n := Node{NodeID: string(id), Samples: len(list), PrefillJoules: energy(list, m.begin, first), GenerationJoules: energy(list, first, end)}
 		n.PrefillWatts, n.GenerationWatts = over(n.PrefillJoules, out.PrefillSeconds), over(n.GenerationJoules, out.DecodeSeconds)
 		n.Watts = over(n.PrefillJoules+n.GenerationJoules, out.Elapsed)
 		out.Nodes = append(out.Nodes, n)

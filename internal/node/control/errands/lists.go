@@ -1,4 +1,4 @@
-package control
+package errands
 
 import (
 	"context"
@@ -25,7 +25,7 @@ const (
 )
 
 // lists adds the handlers that answer peers.
-func (c *Control) lists(mux *http.ServeMux) {
+func (e *Errands) lists(mux *http.ServeMux) {
 	handle := func(path string, do func(*http.Request) (any, error)) {
 		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
 			if mesh.Caller(r) == "" {
@@ -41,52 +41,52 @@ func (c *Control) lists(mux *http.ServeMux) {
 			_ = json.NewEncoder(w).Encode(v) // a peer that is gone needs no answer
 		})
 	}
-	handle(pathAdded, func(*http.Request) (any, error) { return c.added() })
-	handle(pathUnlist, func(r *http.Request) (any, error) { return c.unlist(r.URL.Query().Get("model")) })
+	handle(pathAdded, func(*http.Request) (any, error) { return e.added() })
+	handle(pathUnlist, func(r *http.Request) (any, error) { return e.unlist(r.URL.Query().Get("model")) })
 }
 
 // added lists the models that somebody registered here.
-func (c *Control) added() ([]string, error) {
-	entries, err := c.opts.Library.List()
+func (e *Errands) added() ([]string, error) {
+	entries, err := e.o.Library.List()
 	if err != nil && len(entries) == 0 {
 		return nil, err // one unreadable folder does not hide the rest
 	}
 	out := []string{}
-	for _, e := range entries {
-		if e.Source == library.SourceAdded && !slices.Contains(out, e.Name) {
-			out = append(out, e.Name)
+	for _, x := range entries {
+		if x.Source == library.SourceAdded && !slices.Contains(out, x.Name) {
+			out = append(out, x.Name)
 		}
 	}
 	return out, nil
 }
 
 // unlist takes a model off this node's list, and tells whether it was there.
-func (c *Control) unlist(model string) (bool, error) {
-	entries, err := c.opts.Library.List()
+func (e *Errands) unlist(model string) (bool, error) {
+	entries, err := e.o.Library.List()
 	if err != nil && len(entries) == 0 {
 		return false, err
 	}
 	done := false
-	for _, e := range entries {
-		if e.Source != library.SourceAdded || e.Name != model || len(e.Paths) == 0 {
+	for _, x := range entries {
+		if x.Source != library.SourceAdded || x.Name != model || len(x.Paths) == 0 {
 			continue
 		}
-		if _, err := c.opts.Library.Remove(e.Paths[0]); err != nil {
+		if _, err := e.o.Library.Remove(x.Paths[0]); err != nil {
 			return done, err
 		}
 		done = true
 	}
 	if done {
-		c.Rescan()
+		e.o.Rescan()
 	}
 	return done, nil
 }
 
 // Added lists the models that somebody registered, with the nodes where.
 // silent counts the nodes that did not answer.
-func (c *Control) Added(ctx context.Context) (on map[string][]ids.Node, silent int) {
+func (e *Errands) Added(ctx context.Context) (on map[string][]ids.Node, silent int) {
 	on = map[string][]ids.Node{}
-	silent, err := c.each(ctx, pathAdded, func() (any, error) { return c.added() }, func(node ids.Node, body []byte) error {
+	silent, err := e.each(ctx, pathAdded, func() (any, error) { return e.added() }, func(node ids.Node, body []byte) error {
 		var names []string
 		if err := json.Unmarshal(body, &names); err != nil {
 			return err
@@ -97,7 +97,7 @@ func (c *Control) Added(ctx context.Context) (on map[string][]ids.Node, silent i
 		return nil
 	})
 	if err != nil {
-		c.log.Warn("this node's list of models can't be read", "error", err)
+		e.o.Log.Warn("this node's list of models can't be read", "error", err)
 	}
 	for _, nodes := range on {
 		slices.Sort(nodes)
@@ -107,8 +107,8 @@ func (c *Control) Added(ctx context.Context) (on map[string][]ids.Node, silent i
 
 // Unlist takes a model off the lists of all nodes where somebody registered it,
 // and gives these.
-func (c *Control) Unlist(ctx context.Context, model string) (from []ids.Node, silent int, err error) {
-	silent, err = c.each(ctx, pathUnlist+"?model="+url.QueryEscape(model), func() (any, error) { return c.unlist(model) }, func(node ids.Node, body []byte) error {
+func (e *Errands) Unlist(ctx context.Context, model string) (from []ids.Node, silent int, err error) {
+	silent, err = e.each(ctx, pathUnlist+"?model="+url.QueryEscape(model), func() (any, error) { return e.unlist(model) }, func(node ids.Node, body []byte) error {
 		var done bool
 		if err := json.Unmarshal(body, &done); err != nil {
 			return err
@@ -124,12 +124,12 @@ func (c *Control) Unlist(ctx context.Context, model string) (from []ids.Node, si
 
 // each asks this node and all others. take gets their answers in JSON, one at a
 // time. The error is of this node; others' count as silence.
-func (c *Control) each(ctx context.Context, path string, here func() (any, error), take func(ids.Node, []byte) error) (silent int, err error) {
+func (e *Errands) each(ctx context.Context, path string, here func() (any, error), take func(ids.Node, []byte) error) (silent int, err error) {
 	v, err := here()
 	if err == nil {
 		var b []byte
 		if b, err = json.Marshal(v); err == nil {
-			err = take(c.opts.ID, b)
+			err = take(e.o.Self, b)
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, errandLimit)
@@ -137,9 +137,9 @@ func (c *Control) each(ctx context.Context, path string, here func() (any, error
 	var mu sync.Mutex // guards silent, and what take changes
 	var group errgroup.Group
 	group.SetLimit(errandsAtOnce)
-	for _, p := range c.peers() {
+	for _, p := range e.o.Peers() {
 		group.Go(func() error {
-			status, body, err := c.errand(ctx, p, path)
+			status, body, err := e.errand(ctx, p, path)
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil && status != http.StatusOK {
@@ -149,7 +149,7 @@ func (c *Control) each(ctx context.Context, path string, here func() (any, error
 				err = take(p, body)
 			}
 			if err != nil {
-				c.log.Debug("a node does not tell of its list of models", "node", p, "error", err)
+				e.o.Log.Debug("a node does not tell of its list of models", "node", p, "error", err)
 				silent++
 			}
 			return nil

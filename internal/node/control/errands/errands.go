@@ -1,4 +1,12 @@
-package control
+// Package errands is what a node does for a client of another one, and what is no
+// command of the cluster: open requests, fetched files and lists of models
+// belong to the node that has them, so others ask it. It keeps the list of its
+// own clients' open requests.
+//
+// It is a part of the composition root, imported by package control and node
+// alone, and calls peers by the mesh's HTTP client. All of it may be used from any
+// goroutine.
+package errands
 
 import (
 	"context"
@@ -6,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"sync"
@@ -16,11 +25,39 @@ import (
 
 	"github.com/skein-run/skein/internal/cluster/command"
 	"github.com/skein-run/skein/internal/ids"
+	"github.com/skein-run/skein/internal/library"
 	"github.com/skein-run/skein/internal/mesh"
 )
 
-// Errands are what a node does for a client of another one, and what is no
-// command: requests and files belong to the node that has them.
+// Files are what can be done about this node's model files.
+type Files interface {
+	Take(model string) error // begin to fetch it
+	Pause(model string) bool // false: it is not being fetched
+	Discard(model string) error
+}
+
+// Options make Errands.
+type Options struct {
+	Self    ids.Node
+	HTTP    *http.Client      // calls peers; hosts are node ids
+	Peers   func() []ids.Node // that are alive
+	Tasks   *Tasks
+	Library *library.Library
+	Files   func() Files // once the node has started
+	Rescan  func()       // has the library read again
+	Log     *slog.Logger
+}
+
+// Errands are those of a node.
+type Errands struct{ o Options }
+
+// New makes them; nobody is asked yet.
+func New(o Options) (*Errands, error) {
+	if o.Self == "" || o.HTTP == nil || o.Peers == nil || o.Tasks == nil || o.Files == nil || o.Rescan == nil || o.Log == nil {
+		return nil, errors.New("errands: an option is missing")
+	}
+	return &Errands{o}, nil
+}
 
 const (
 	pathRequests  = "/requests/"
@@ -31,14 +68,15 @@ const (
 	errandsAtOnce = 32
 )
 
-// errands adds the handlers that answer peers.
-func (c *Control) errands(mux *http.ServeMux) {
+// Handle adds the handlers that answer peers.
+func (e *Errands) Handle(mux *http.ServeMux) {
+	e.lists(mux)
 	cancel := func(by func(*http.Request) Canceller) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			switch {
 			case mesh.Caller(r) == "":
 				http.Error(w, "for members of the cluster", http.StatusForbidden)
-			case c.tasks.Cancel(r.PathValue("id"), by(r)):
+			case e.o.Tasks.Cancel(r.PathValue("id"), by(r)):
 				w.WriteHeader(http.StatusNoContent)
 			default:
 				http.Error(w, "no such request", http.StatusNotFound)
@@ -52,7 +90,7 @@ func (c *Control) errands(mux *http.ServeMux) {
 			http.Error(w, "for members of the cluster", http.StatusForbidden)
 			return
 		}
-		err := c.download(Download(r.PathValue("verb")), r.URL.Query().Get("model"))
+		err := e.download(Download(r.PathValue("verb")), r.URL.Query().Get("model"))
 		var no *command.Refusal
 		switch {
 		case err == nil:
@@ -67,11 +105,11 @@ func (c *Control) errands(mux *http.ServeMux) {
 	})
 }
 
-// CancelRequest ends an open request of a client of any node, if by may end it;
+// Cancel ends an open request of a client of any node, if by may end it;
 // somebody else's is as if it were not there. silent counts the nodes that did
 // not answer.
-func (c *Control) CancelRequest(ctx context.Context, id string, by Canceller) (found bool, silent int) {
-	if c.tasks.Cancel(id, by) {
+func (e *Errands) Cancel(ctx context.Context, id string, by Canceller) (found bool, silent int) {
+	if e.o.Tasks.Cancel(id, by) {
 		return true, 0
 	}
 	path := pathRequests + url.PathEscape(id)
@@ -86,13 +124,13 @@ func (c *Control) CancelRequest(ctx context.Context, id string, by Canceller) (f
 	var mu sync.Mutex // guards silent
 	var group errgroup.Group
 	group.SetLimit(errandsAtOnce)
-	for _, p := range c.peers() {
+	for _, p := range e.o.Peers() {
 		group.Go(func() error {
-			status, _, err := c.errand(ctx, p, path)
+			status, _, err := e.errand(ctx, p, path)
 			switch {
 			case hit.Load():
 			case err != nil || status != http.StatusNoContent && status != http.StatusNotFound:
-				c.log.Debug("a node does not say whether it has a request", "node", p, "status", status, "error", err)
+				e.o.Log.Debug("a node does not say whether it has a request", "node", p, "status", status, "error", err)
 				mu.Lock()
 				silent++
 				mu.Unlock()
@@ -119,13 +157,13 @@ const (
 
 // Download has a node do something about a model's files. Errors are
 // *command.Refusal, or of asking the node.
-func (c *Control) Download(ctx context.Context, node ids.Node, do Download, model string) error {
-	if node == c.opts.ID {
-		return c.download(do, model)
+func (e *Errands) Download(ctx context.Context, node ids.Node, do Download, model string) error {
+	if node == e.o.Self {
+		return e.download(do, model)
 	}
 	ctx, cancel := context.WithTimeout(ctx, errandLimit)
 	defer cancel()
-	status, body, err := c.errand(ctx, node, pathDownload+string(do)+"?model="+url.QueryEscape(model))
+	status, body, err := e.errand(ctx, node, pathDownload+string(do)+"?model="+url.QueryEscape(model))
 	if err != nil {
 		return fmt.Errorf("ask node %s to %s %s: %w", node, do, model, err)
 	}
@@ -140,28 +178,28 @@ func (c *Control) Download(ctx context.Context, node ids.Node, do Download, mode
 }
 
 // download does it here.
-func (c *Control) download(do Download, model string) error {
+func (e *Errands) download(do Download, model string) error {
 	switch do {
 	case Fetch:
-		return c.files.Take(model)
+		return e.o.Files().Take(model)
 	case Pause:
-		if !c.files.Pause(model) {
-			return &command.Refusal{Code: command.NotLoaded, Message: fmt.Sprintf("node %s is not downloading %s at a client's wish", c.opts.ID, model)}
+		if !e.o.Files().Pause(model) {
+			return &command.Refusal{Code: command.NotLoaded, Message: fmt.Sprintf("node %s is not downloading %s at a client's wish", e.o.Self, model)}
 		}
 		return nil
 	case Discard:
-		return c.files.Discard(model)
+		return e.o.Files().Discard(model)
 	}
 	return &command.Refusal{Code: command.Invalid, Message: fmt.Sprintf("%q is nothing that can be done about a download", do)}
 }
 
 // errand asks a peer.
-func (c *Control) errand(ctx context.Context, node ids.Node, path string) (status int, body []byte, err error) {
+func (e *Errands) errand(ctx context.Context, node ids.Node, path string) (status int, body []byte, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+string(node)+path, nil)
 	if err != nil {
 		return 0, nil, err
 	}
-	resp, err := c.http.Do(req)
+	resp, err := e.o.HTTP.Do(req)
 	if err != nil {
 		return 0, nil, err
 	}

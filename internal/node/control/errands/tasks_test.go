@@ -1,11 +1,11 @@
-package control
+package errands
 
 import "testing"
 
 // A request is found by the id that its client knows, in all its parts, as long
 // as it is open.
 func TestTasksAreCancelledByTheirID(t *testing.T) {
-	tasks := newTasks()
+	tasks := NewTasks()
 	cancelled := map[string]int{}
 	begin := func(id string) func() {
 		_, end := tasks.Begin("chat", "m", id, "key/"+id, func() { cancelled[id]++ })
