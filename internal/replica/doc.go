@@ -69,7 +69,7 @@ func (r *Refusal) Error() string { return r.Message }
 type NoMasterError struct{ Last ids.Session }
 
 func (e *NoMasterError) Error() string {
-	return "the cluster has no master: every live node runs with --no-master or --no-api; start one without these flags"
+	return "the cluster has no master now: try again in a second or two; if that lasts, every live node runs with --no-master or --no-api, and one must be started without these flags"
 }
 
 // ErrUnconfirmed tells that a command's outcome is not known: the master went,
