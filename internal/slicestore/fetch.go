@@ -37,6 +37,7 @@ type fetch struct {
 	journal *os.File
 	have    map[Block]string // hash of what is here, as the journal says
 	sure    map[Block]bool   // compared with it, or fetched, in this call
+	by      map[Block]string // who gave it, of those that were fetched in this call
 }
 
 func (f *fetch) open() error {
@@ -83,8 +84,16 @@ func (f *fetch) close() error {
 	return errors.Join(errs...)
 }
 
-// from asks one holder after the other. What is all here needs none.
+// from brings the slice, and has it witnessed where that can be.
 func (f *fetch) from(ctx context.Context, holders []Holder) error {
+	if err := f.gather(ctx, holders); err != nil || f.want.Whole || len(holders) < 2 {
+		return err
+	}
+	return f.witness(ctx, holders)
+}
+
+// gather asks one holder after the other. What is all here needs none.
+func (f *fetch) gather(ctx context.Context, holders []Holder) error {
 	if id, ok := f.knownID(); ok {
 		f.id, f.holder = id, nil
 		err := f.all(ctx)
@@ -302,6 +311,9 @@ func (f *fetch) block(ctx context.Context, b Block) error {
 	if err := f.note(b, sum); err != nil {
 		return err
 	}
+	f.mu.Lock()
+	f.by[b] = f.holder.Name
+	f.mu.Unlock()
 	f.trust(b)
 	return nil
 }
@@ -368,15 +380,17 @@ func (u *untilDone) Read(b []byte) (int, error) {
 func (f *fetch) reset() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.have, f.sure = map[Block]string{}, map[Block]bool{}
+	f.have, f.sure, f.by = map[Block]string{}, map[Block]bool{}, map[Block]string{}
 	errs := []error{f.journal.Truncate(0)}
 	_, err := f.journal.Seek(0, io.SeekStart)
 	errs = append(errs, err)
 	for i, file := range f.files {
 		errs = append(errs, file.Truncate(0), file.Truncate(f.want.ID.Parts[i].Size))
 	}
-	if err := os.Remove(filepath.Join(f.dir, idName)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		errs = append(errs, err)
+	for _, name := range []string{idName, witnessed} {
+		if err := os.Remove(filepath.Join(f.dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -493,5 +494,77 @@ func TestShelfRefuses(t *testing.T) {
 	}
 	if got := ask(true, ShelfURL("", want.Name)+"/parts"); got != http.StatusGone {
 		t.Errorf("after a change: %d", got)
+	}
+}
+
+// TestWitness: a slice that one holder gives, with a hash that fits, is compared
+// with another holder: one that lies is found out, whichever it is.
+func TestWitness(t *testing.T) {
+	_, m, want := file(t, nil)
+	spec := slice.Spec{First: 0, End: 1}
+	key, err := want.ID.Key(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want.Name, err = want.ID.Key(spec); err != nil {
+		t.Fatal(err)
+	}
+	want.Whole = false
+	want.Pieces = func(m *gguf.Model) ([]Block, error) { return Needs(m, spec) }
+	lie := func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
+		if blockOf(r) && r.URL.Query().Get("offset") != "0" { // its header is right
+			replay(w, r, next, true, func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
+			return true
+		}
+		return false
+	}
+	away := func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+		http.Error(w, "not today", http.StatusServiceUnavailable)
+		return true
+	}
+	wrong := func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
+		if strings.HasSuffix(r.URL.Path, "/digest") {
+			_, _ = w.Write([]byte(strings.Repeat("0", 64)))
+			return true
+		}
+		return false
+	}
+	for _, c := range []struct {
+		name   string
+		spoils [3]func(http.ResponseWriter, *http.Request, http.Handler) bool
+		differ bool
+	}{
+		{"all agree", [3]func(http.ResponseWriter, *http.Request, http.Handler) bool{}, false},
+		{"the giver lies", [3]func(http.ResponseWriter, *http.Request, http.Handler) bool{lie}, true},
+		{"the witness lies", [3]func(http.ResponseWriter, *http.Request, http.Handler) bool{nil, wrong}, true},
+		{"the first witness is away", [3]func(http.ResponseWriter, *http.Request, http.Handler) bool{lie, away}, true},
+		{"no witness", [3]func(http.ResponseWriter, *http.Request, http.Handler) bool{nil, away, away}, false},
+	} {
+		var holders []Holder
+		var peers []*peer
+		for i, spoil := range c.spoils {
+			p := shelve(t, fmt.Sprint("holder", i), m)
+			p.spoil = spoil
+			h := p.holder(want)
+			h.URL = ShelfURL(p.server.URL, key)
+			peers, holders = append(peers, p), append(holders, h)
+		}
+		s := &Store{Dir: t.TempDir()}
+		_, err := s.Fetch(t.Context(), want, holders...)
+		var differ *DisagreedError
+		if errors.As(err, &differ) != c.differ || !c.differ && err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if c.name != "all agree" {
+			continue
+		}
+		// It was compared, so it is not compared again.
+		asked := peers[1].asked.Load()
+		if asked == 0 {
+			t.Error("nobody was asked whether it is right")
+		}
+		if _, err := s.Fetch(t.Context(), want, holders...); err != nil || peers[1].asked.Load() != asked {
+			t.Errorf("again: %v, asked %d times more", err, peers[1].asked.Load()-asked)
+		}
 	}
 }

@@ -20,7 +20,7 @@ type Stored struct {
 }
 
 // Shelf serves the files of many models to peers. It is an http.Handler for
-// paths that end in /{key}/parts and /{key}/block, mounted with the pattern
+// paths that end in /{key}/parts, /{key}/block and /{key}/digest, mounted with the pattern
 // Shelf.Pattern.
 type Shelf struct {
 	// Find gives the model of a key, that of its ID; false: there is none.
@@ -61,10 +61,14 @@ func (s *Shelf) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "parts":
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(m.ID) // a client that is gone needs no answer
-	case "block":
+	case "block", "digest":
 		readers := make([]io.ReaderAt, len(files))
 		for i, f := range files {
 			readers[i] = f
+		}
+		if r.PathValue("what") == "digest" {
+			serveDigest(w, r, m.ID, readers)
+			return
 		}
 		serveBlock(w, r, m.ID, readers)
 	default:

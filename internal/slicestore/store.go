@@ -71,7 +71,8 @@ const retryLock = 100 * time.Millisecond
 // Fetch brings the pieces of a model and gives the paths of the files that hold
 // them. Holders are asked in their order: the next one goes on where one
 // stalled, broke off, or gave what the model is not. What was fetched before is
-// not fetched again.
+// not fetched again. A slice that came from one holder is compared with another,
+// and a *DisagreedError says that they differ.
 func (s *Store) Fetch(ctx context.Context, w Want, holders ...Holder) (paths []string, err error) {
 	if err := checkID(w.ID); err != nil {
 		return nil, fmt.Errorf("fetch a slice: %w", err)
@@ -92,7 +93,7 @@ func (s *Store) Fetch(ctx context.Context, w Want, holders ...Holder) (paths []s
 			return c.Paths, lock.Unlock()
 		}
 	}
-	f := &fetch{store: s, want: w, dir: dir, sure: map[Block]bool{}}
+	f := &fetch{store: s, want: w, dir: dir, sure: map[Block]bool{}, by: map[Block]string{}}
 	defer func() {
 		err = errors.Join(err, f.close(), lock.Unlock())
 		var space *NoSpaceError

@@ -71,6 +71,15 @@ func (f *Files) Bring(ctx context.Context, m cluster.Model, shard *slice.Spec, p
 	holders := f.holders(m, key)
 	end := f.began(d, m, holders)
 	paths, err = f.opts.Store.Fetch(ctx, want, holders...)
+	if differ := (*slicestore.DisagreedError)(nil); errors.As(err, &differ) && !want.Whole {
+		// The hash that the cluster knows is of whole files: it says who is right.
+		f.opts.Logger.Error("two nodes have different bytes of one model; all of it is fetched, and compared with its hash", "model", m.Name, "error", differ)
+		end(err)
+		if paths, release, err = f.Bring(ctx, m, nil, progress); err == nil {
+			f.use(want.Name, -1)
+		}
+		return paths, release, err
+	}
 	if err != nil && errors.Is(context.Cause(ctx), errPaused) {
 		err = errPaused
 	}

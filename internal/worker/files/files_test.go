@@ -3,6 +3,8 @@ package files
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -438,6 +440,65 @@ func TestBadPeers(t *testing.T) {
 	}
 	release()
 	w.waitHolders("tiny", "a", "b", "c")
+}
+
+// TestLyingPeer: a slice whose bytes another node has differently is not used:
+// the whole model is fetched, which the cluster's hash is of.
+func TestLyingPeer(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	a, b, c := w.node("a", nil), w.node("b", nil), w.node("c", nil)
+	path := a.add(t, "tiny", gguftest.Tiny{Context: 512})
+	b.add(t, "tiny", gguftest.Tiny{Context: 512})
+	w.waitHolders("tiny", "a", "b")
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Each in turn, so that whoever is asked first is one of them.
+	for i, liar := range []*node{a, b} {
+		honest := liar.Handler()
+		liar.spoil = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			mux := http.NewServeMux()
+			mux.Handle(slicestore.ShelfPattern, honest)
+			rec := httptest.NewRecorder()
+			mux.ServeHTTP(rec, r)
+			body := rec.Body.Bytes()
+			if r.URL.Query().Get("offset") != "0" {
+				body[0] ^= 1
+			}
+			sum := sha256.Sum256(body)
+			rw.Header().Set("Trailer", "Skein-Digest")
+			_, _ = rw.Write(body)
+			rw.Header().Set("Skein-Digest", hex.EncodeToString(sum[:]))
+		})
+		paths, release, err := bring(t, w, c, "tiny", &slice.Spec{End: 1 + i})
+		liar.spoil = nil
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(paths[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := library.OpenModel(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pieces, err := slicestore.Needs(m.Model, slice.Spec{End: 1 + i})
+		m.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range pieces {
+			for k := range p.Count {
+				at := p.Offset + k*p.Stride
+				if !bytes.Equal(got[at:at+p.Length], want[at:at+p.Length]) {
+					t.Fatalf("bytes of the one who lies are used, at %d", at)
+				}
+			}
+		}
+		release()
+	}
 }
 
 func TestRefusals(t *testing.T) {
