@@ -14,6 +14,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -197,6 +198,7 @@ func (d *Dialect) Register(mux httpapi.Mux) {
 	r := &routes{mux}
 	m := mount{API: humago.New(r, config), dialect: d}
 	m.errors = m.OpenAPI().Components.Schemas.Schema(errorBody, true, "Error")
+	m.UseMiddleware(m.once)
 	d.registerCluster(m)
 	d.registerCommands(m)
 	d.registerEvents(m, r)
@@ -237,6 +239,23 @@ type mount struct {
 	huma.API
 	dialect *Dialect
 	errors  *huma.Schema
+}
+
+// once refuses a parameter that is given more than once: whichever the framework
+// takes, it may be another one than the client means.
+func (m mount) once(ctx huma.Context, next func(huma.Context)) {
+	u := ctx.URL()
+	q := u.Query()
+	for _, p := range ctx.Operation().Parameters {
+		if n := len(q[p.Name]); p.In == "query" && n > 1 {
+			detail := &huma.ErrorDetail{Location: "query." + p.Name, Message: fmt.Sprintf("is given %d times; give it once", n)}
+			if err := huma.WriteErr(m, ctx, http.StatusUnprocessableEntity, "validation failed", detail); err != nil {
+				m.dialect.o.Log.Debug("a client hung up", "error", err)
+			}
+			return
+		}
+	}
+	next(ctx)
 }
 
 // operation describes a route; statuses are the errors that it may answer with,
