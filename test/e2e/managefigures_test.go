@@ -123,13 +123,15 @@ func TestLoadsAreSeen(t *testing.T) {
 func TestSwapFigures(t *testing.T) {
 	t.Run("room for both", func(t *testing.T) { swapFigures(t, manageNodes(t), "room for both", 4) })
 	t.Run("room for one", func(t *testing.T) {
-		n := manageNodes(t)
-		// 64 slots are 154 MB with what an estimate may be wrong by: one of them fits
-		// beside the nodes, which share the memory of their machine.
-		if !confine(t, 240<<20, n[0].pid, n[1].pid, n[2].pid) {
+		if *manageSwaps == 0 {
+			t.Skip("NOT RUN: measured by `make bench-manage`")
+		}
+		// 96 slots are 225 MB with what an estimate may be wrong by. The nodes take
+		// some 100 MB themselves, so that there is room for one and not for two.
+		if !confine(t, 420<<20, os.Getpid()) {
 			t.Skip("NOT RUN: this needs root and control groups")
 		}
-		swapFigures(t, n, "room for one", 64)
+		swapFigures(t, manageNodes(t), "room for one", 96)
 	})
 }
 
@@ -170,16 +172,6 @@ func swapFigures(t *testing.T, n [3]*node, what string, slots int) {
 		took := served.Sub(asked)
 		n[0].ready("one")
 
-		if what == "room for one" {
-			// How much is free is asked for once a second.
-			eventually(t, "the memory of the old model to be missed", func() bool {
-				var o struct {
-					Free float64 `json:"available_ram_gb"`
-				}
-				n[1].read("/v1/cluster", &o)
-				return o.Free <= 0.1
-			})
-		}
 		// The answer of the old model runs into the swap; the new one is asked at once.
 		s := n[2].open("/v1/chat/completions", ask("one", question, "stream", true, "max_tokens", 900, "ignore_eos", true))
 		if _, err := s.data(); err != nil {
