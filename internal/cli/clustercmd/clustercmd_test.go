@@ -328,6 +328,9 @@ func TestTexts(t *testing.T) {
 			t.Errorf("%v s is %q, want %q", seconds, got, want)
 		}
 	}
+	if got := inGB(0) + ", " + inGB(0.1); got != "less than 0.1 GB, 0.1 GB" {
+		t.Errorf("memory %q", got)
+	}
 	for text, want := range map[string]time.Duration{"600": 600 * time.Second, "1.5": 1500 * time.Millisecond, "10m": 10 * time.Minute, "0": 0} {
 		var s span
 		if err := s.Set(text); err != nil || time.Duration(s) != want {

@@ -196,7 +196,7 @@ where it would go, how fast it would be, and what else there is.`,
 // told prints what was decided.
 func (e Env) told(ctx context.Context, c *client.Client, dryRun bool, message string, placement map[string]string, memory, speed float64, explanation string, alternatives []api.Alternative) error {
 	width, _ := e.Terminal()
-	message = fmt.Sprintf("%s; %.1f GB of memory", table.Visible(message), memory)
+	message = fmt.Sprintf("%s; %s of memory", table.Visible(message), inGB(memory))
 	if speed > 0 {
 		message += fmt.Sprintf(", about %.1f tokens/s", speed)
 	}
@@ -225,6 +225,14 @@ func (e Env) told(ctx context.Context, c *client.Client, dryRun bool, message st
 		}
 	}
 	return table.Print(e.Stdout, lines...)
+}
+
+// inGB writes an amount of memory; the API tells it in tenths.
+func inGB(gb float64) string {
+	if gb < 0.05 {
+		return "less than 0.1 GB"
+	}
+	return fmt.Sprintf("%.1f GB", gb)
 }
 
 // nodeNames are those of all nodes, by id.
@@ -261,7 +269,7 @@ func newUnload(e Env) *cobra.Command {
 					return e.JSON(a)
 				}
 				width, _ := e.Terminal()
-				return table.Print(e.Stdout, table.Wrap(fmt.Sprintf("%s; this frees %.1f GB", table.Visible(a.Message), a.FreedMemoryGB), width, 2)...)
+				return table.Print(e.Stdout, table.Wrap(fmt.Sprintf("%s; this frees %s", table.Visible(a.Message), inGB(a.FreedMemoryGB)), width, 2)...)
 			})
 		},
 	}
