@@ -105,15 +105,15 @@ task, a download, or the master, and for each command that somebody gave. With -
 				n := named{}
 				return c.Follow(cmd.Context(), o, func(event api.Event) error {
 					n.take(event)
-					line := n.line(event)
-					if asJSON {
-						b, err := json.Marshal(event)
-						if err != nil {
-							return fmt.Errorf("print the event: %w", err)
-						}
-						line = string(b)
+					if !asJSON {
+						width, _ := e.Terminal()
+						return table.Print(e.Stdout, n.lines(event, width)...)
 					}
-					return table.Print(e.Stdout, line)
+					b, err := json.Marshal(event)
+					if err != nil {
+						return fmt.Errorf("print the event: %w", err)
+					}
+					return table.Print(e.Stdout, string(b))
 				})
 			})
 		},
@@ -144,8 +144,8 @@ func (n named) take(event api.Event) {
 // of is what people call a node.
 func (n named) of(id string) string { return cmp.Or(n[id], id) }
 
-// line is an event for a person.
-func (n named) line(event api.Event) string {
+// lines are an event for a person: when and about what, and beside it what it is.
+func (n named) lines(event api.Event, width int) []string {
 	what := ""
 	switch {
 	case event.Cluster != nil:
@@ -184,5 +184,11 @@ func (n named) line(event api.Event) string {
 	if change == "" {
 		change = "now"
 	}
-	return table.Visible(fmt.Sprintf("%s %-8s %-7s %s", at, event.Type, change, what))
+	head := fmt.Sprintf("%s %-8s %-7s ", at, event.Type, change)
+	out := table.Wrap(table.Visible(what), max(0, width-len(head)), 0)
+	for k := range out {
+		out[k] = head + out[k]
+		head = strings.Repeat(" ", len(head))
+	}
+	return out
 }

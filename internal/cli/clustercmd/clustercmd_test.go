@@ -246,6 +246,14 @@ func TestErrorsNameTheNextCommand(t *testing.T) {
 	}
 }
 
+// On a terminal a long event goes on below itself.
+func TestEventOnATerminal(t *testing.T) {
+	lines := named{}.lines(changed(model("i", api.StatusLoading, "loading layer 6/24 (25%)", 25)), 50)
+	if len(lines) != 2 || !strings.HasSuffix(lines[0], " model    changed org/m on a, b: loading") || lines[1] != strings.Repeat(" ", 26)+"layer 6/24 (25%)" {
+		t.Errorf("%q", lines)
+	}
+}
+
 // Every table keeps within the terminal, and shows what counts most.
 func TestWidths(t *testing.T) {
 	long := strings.Repeat("very-long-name-", 5)
