@@ -247,7 +247,7 @@ func call(ctx context.Context, o Options, to int, bulk bool, note func(error)) (
 		lift := bounded(ctx, c)
 		raw := c
 		if !bulk {
-			c = unsealed(c)
+			c = unsealed(c, o.TLS != nil)
 		}
 		greeted, err := greet(ctx, c, o, to, bulk)
 		if ended := lift(); err == nil {
@@ -284,7 +284,7 @@ func (l *Listener) welcome(ctx context.Context, o Options, work *sync.WaitGroup,
 		for _, c := range visitors {
 			work.Go(func() {
 				lift := bounded(ctx, c)
-				greeted, h, err := answer(ctx, unsealed(c), o)
+				greeted, h, err := answer(ctx, unsealed(c, o.TLS != nil), o)
 				if ended := lift(); err == nil {
 					err = ended
 				}

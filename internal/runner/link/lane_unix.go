@@ -20,7 +20,6 @@ type socket struct {
 
 	fd    int
 	taken bool
-	out   []byte // what the kernel had no room for; only under TLS
 }
 
 // errAgain tells crypto/tls that a read may be tried again later.
@@ -97,37 +96,66 @@ func (s *socket) shut() { _ = unix.Shutdown(s.fd, unix.SHUT_RDWR) }
 
 func (s *socket) close() { _ = unix.Close(s.fd) }
 
-// Read and Write are what crypto/tls sees: blocking in the handshake, never
-// waiting after it.
-func (s *socket) Read(b []byte) (int, error) {
+// records is what crypto/tls sees of a socket: blocking in the handshake, never
+// waiting after it. Its records have 16 kB at most, so several of them are read
+// and written by one system call.
+type records struct {
+	*socket
+	in  []byte // what was read; [r:] is not yet looked at
+	r   int
+	out []byte // sealed and not yet written; [w:] is left
+	w   int
+}
+
+// recordsAhead is how much is read at once, and sealed before it is written.
+const recordsAhead = 64 << 10
+
+func (s *records) Read(b []byte) (int, error) {
 	if !s.taken {
 		return s.Conn.Read(b)
 	}
-	n, err := s.read(b)
-	if n == 0 && err == nil {
-		return 0, errAgain{}
+	if s.r == len(s.in) {
+		if cap(s.in) == 0 {
+			s.in = make([]byte, 0, recordsAhead)
+		}
+		n, err := s.read(s.in[:cap(s.in)])
+		if n == 0 && err == nil {
+			err = errAgain{}
+		}
+		s.in, s.r = s.in[:n], 0
+		if err != nil {
+			return 0, err
+		}
 	}
-	return n, err
+	n := copy(b, s.in[s.r:])
+	s.r += n
+	return n, nil
 }
 
-func (s *socket) Write(b []byte) (int, error) {
+// Write keeps sealed bytes until flush.
+func (s *records) Write(b []byte) (int, error) {
 	if !s.taken {
 		return s.Conn.Write(b)
 	}
-	n := 0
-	if len(s.out) == 0 {
-		var err error
-		if n, err = s.write(b); err != nil {
-			return n, err
-		}
-	}
-	s.out = append(s.out, b[n:]...)
+	s.out = append(s.out, b...)
 	return len(b), nil
 }
 
-// sealed is a lane of TLS over a socket.
+func (s *records) flush() (bool, error) {
+	for s.w < len(s.out) {
+		n, err := s.write(s.out[s.w:])
+		if err != nil || n == 0 {
+			return false, err
+		}
+		s.w += n
+	}
+	s.out, s.w = s.out[:0], 0
+	return true, nil
+}
+
+// sealed is a lane of TLS over records.
 type sealed struct {
-	*socket
+	*records
 	conn *tls.Conn
 }
 
@@ -139,24 +167,16 @@ func (s *sealed) read(b []byte) (int, error) {
 	return n, err
 }
 
-// write seals a few records at a time, so that reading has its turn.
+// write seals a part when the last one is gone, so that reading has its turn.
 func (s *sealed) write(b []byte) (int, error) {
 	if done, err := s.flush(); err != nil || !done {
 		return 0, err
 	}
-	return s.conn.Write(b[:min(len(b), 32<<10)])
-}
-
-func (s *sealed) flush() (bool, error) {
-	for len(s.out) > 0 {
-		n, err := s.socket.write(s.out)
-		if err != nil || n == 0 {
-			return false, err
-		}
-		s.out = s.out[n:]
+	n, err := s.conn.Write(b[:min(len(b), recordsAhead)])
+	if err == nil {
+		_, err = s.flush()
 	}
-	s.out = nil
-	return true, nil
+	return n, err
 }
 
 // descriptor of a lane of this file.
@@ -233,8 +253,14 @@ func (p *poller) close() {
 // newSleeper and newLane choose sockets that can be polled.
 func newSleeper() (sleeper, error) { return newPoller() }
 
-// unsealed is what a connection is before TLS.
-func unsealed(c net.Conn) net.Conn { return &socket{Conn: c, fd: -1} }
+// unsealed is what a connection is, or lies below its TLS.
+func unsealed(c net.Conn, secure bool) net.Conn {
+	s := &socket{Conn: c, fd: -1}
+	if secure {
+		return &records{socket: s}
+	}
+	return s
+}
 
 // newLane takes a connection of unsealed, or TLS over one.
 func newLane(c net.Conn, notify func()) (lane, error) {
@@ -242,8 +268,8 @@ func newLane(c net.Conn, notify func()) (lane, error) {
 	case *socket:
 		return c, c.take()
 	case *tls.Conn:
-		if s, ok := c.NetConn().(*socket); ok {
-			return &sealed{socket: s, conn: c}, s.take()
+		if r, ok := c.NetConn().(*records); ok {
+			return &sealed{records: r, conn: c}, r.take()
 		}
 	}
 	return newPump(c, notify), nil
