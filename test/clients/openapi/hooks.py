@@ -30,4 +30,8 @@ def before_call(context, case, kwargs):
 def filter_case(context, case):
     # null counts as left out, also in fields of which the document does not say
     # so: clients of Python and JavaScript write what is not set that way.
-    return not (isinstance(case.body, dict) and None in case.body.values())
+    if isinstance(case.body, dict) and None in case.body.values():
+        return False
+    # Made-up lengths are no HTTP: Go's server answers them before anything of ours
+    # sees them, in plain text.
+    return not any(name.lower() in ("content-length", "transfer-encoding") for name in case.headers or {})
