@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/skein-run/skein/internal/cluster"
+	"github.com/skein-run/skein/internal/cluster/command"
+	"github.com/skein-run/skein/internal/cluster/view"
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/httpapi"
 	"github.com/skein-run/skein/internal/httpapi/raw/shape"
@@ -43,7 +45,17 @@ func (d *Dialect) addModel(w http.ResponseWriter, r *http.Request) error {
 	}
 	m, err := d.o.Models.Model(r.Context(), name)
 	var no *generation.Error
-	if errors.As(err, &no) && no.Kind == generation.KindModelNotFound {
+	gone := errors.As(err, &no) && no.Kind == generation.KindModelNotFound
+	if err == nil {
+		in, err := d.o.Cluster.Snapshot(r.Context())
+		if err != nil {
+			return err
+		}
+		if full, err := command.Resolve(in.State, strings.TrimSuffix(name, ".gguf")); err == nil {
+			gone = !held(in, full) // else a file of this node, which the others are about to hear of
+		}
+	}
+	if gone {
 		return &httpapi.Error{Status: http.StatusNotFound, Type: httpapi.TypeInvalidRequest, Code: "model_not_found", Param: "model_id", Message: fmt.Sprintf(
 			"no node has the files of %s, and models are not fetched from a hub yet: put the file where a node looks for models, or name it there with 'skein models add FILE'", quoted(name))}
 	}
@@ -51,6 +63,11 @@ func (d *Dialect) addModel(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return answer(w, m)
+}
+
+// held tells whether the files of a model lie on a node that is there.
+func held(in view.Inputs, model string) bool {
+	return slices.ContainsFunc(in.State.Models[model].Holders, func(id ids.Node) bool { return in.Live[id] })
 }
 
 // found is a model as a hub's search lists it. What only a hub knows is 0 or
@@ -91,7 +108,7 @@ func (d *Dialect) searchModels(w http.ResponseWriter, r *http.Request) error {
 		c := shape.CardOf(cluster.Model{Name: name})
 		tags := slices.DeleteFunc([]string{"gguf", c.Family, c.Quantization}, func(s string) bool { return s == "" })
 		text := strings.ToLower(name + " " + strings.Join(tags, " "))
-		if slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(text, word) }) {
+		if !held(in, name) || slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(text, word) }) {
 			continue
 		}
 		author, _, ok := strings.Cut(name, "/")

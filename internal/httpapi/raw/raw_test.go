@@ -542,6 +542,8 @@ func TestSearch(t *testing.T) {
 	for _, name := range []string{"org/Qwen3-8B-Q4_K_M", "org/Qwen3-8B-Q8_0", "demo"} {
 		w.must(cluster.ModelKnown{Model: cluster.Model{Name: name, Profile: profile(), Files: []cluster.File{{Name: name, Size: 5, SHA256: name}}, Holders: []ids.Node{"n1"}}})
 	}
+	w.must(cluster.ModelKnown{Model: cluster.Model{Name: "org/Qwen3-lost", Profile: profile(), Files: []cluster.File{{Name: "lost", Size: 5, SHA256: "lost"}}, Holders: []ids.Node{"n1"}}})
+	w.must(cluster.FilesMoved{Node: "n1", Model: "org/Qwen3-lost", Gone: true})
 	h := serve(t, w)
 	for query, want := range map[string]string{
 		"?query=qwen": "org/Qwen3-8B-Q4_K_M org/Qwen3-8B-Q8_0", "?query=q8+QWEN": "org/Qwen3-8B-Q8_0", "?query=llama": "",
