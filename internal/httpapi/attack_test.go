@@ -192,6 +192,8 @@ func TestAttacks(t *testing.T) {
 			t.Errorf("%s with %.100q: status %d, want %d without %q: %.400s", c.line, c.headers, status, c.status, c.without, rest)
 		}
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.count["GET /v1/cluster/keys"] > 0 || s.count["DELETE /v1/cluster/models/{name...}"] > 0 || s.count["POST /v1/cluster/keys"] != 1 {
 		t.Errorf("reached: %v", s.count)
 	}
