@@ -184,6 +184,7 @@ func TestErrors(t *testing.T) {
 		{"unload of what is not loaded", nil, refusal(command.NotLoaded), "DELETE", "/v1/cluster/models/m", ``, 404, "model_not_loaded", "name", "no"},
 		{"unload of what there is not", nil, nil, "DELETE", "/v1/cluster/models/org/zzz", ``, 404, "model_not_found", "name", "there are"},
 		{"unload drains twice", nil, nil, "DELETE", "/v1/cluster/models/ready-gguf?drain_seconds=&drain_seconds=1", ``, 422, "invalid_value", "drain_seconds", "give it once"},
+		{"unload drains nothing", nil, nil, "DELETE", "/v1/cluster/models/ready-gguf?drain_seconds=", ``, 422, "invalid_value", "drain_seconds", "leave it out"},
 		{"unload drains nonsense", nil, nil, "DELETE", "/v1/cluster/models/ready-gguf?drain_seconds=x", ``, 422, "invalid_value", "drain_seconds", "invalid float"},
 		{"unload refused", nil, refusal(command.NotLoaded), "DELETE", "/v1/cluster/models/ready-gguf", ``, 404, "model_not_loaded", "name", "no"},
 

@@ -198,7 +198,7 @@ func (d *Dialect) Register(mux httpapi.Mux) {
 	r := &routes{mux}
 	m := mount{API: humago.New(r, config), dialect: d}
 	m.errors = m.OpenAPI().Components.Schemas.Schema(errorBody, true, "Error")
-	m.UseMiddleware(m.once)
+	m.UseMiddleware(m.single)
 	d.registerCluster(m)
 	d.registerCommands(m)
 	d.registerEvents(m, r)
@@ -241,19 +241,30 @@ type mount struct {
 	errors  *huma.Schema
 }
 
-// once refuses a parameter that is given more than once: whichever the framework
-// takes, it may be another one than the client means.
-func (m mount) once(ctx huma.Context, next func(huma.Context)) {
+// single refuses a parameter that is given more than once, since whichever the
+// framework takes, it may be another one than the client means; and an empty one
+// that is to be a number, which the framework takes as left out.
+func (m mount) single(ctx huma.Context, next func(huma.Context)) {
 	u := ctx.URL()
 	q := u.Query()
 	for _, p := range ctx.Operation().Parameters {
-		if n := len(q[p.Name]); p.In == "query" && n > 1 {
-			detail := &huma.ErrorDetail{Location: "query." + p.Name, Message: fmt.Sprintf("is given %d times; give it once", n)}
-			if err := huma.WriteErr(m, ctx, http.StatusUnprocessableEntity, "validation failed", detail); err != nil {
-				m.dialect.o.Log.Debug("a client hung up", "error", err)
-			}
-			return
+		values := q[p.Name]
+		var wrong string
+		switch {
+		case p.In != "query":
+			continue
+		case len(values) > 1:
+			wrong = fmt.Sprintf("is given %d times; give it once", len(values))
+		case len(values) == 1 && values[0] == "" && p.Schema.Type != huma.TypeString:
+			wrong = fmt.Sprintf("is empty; give a value of type %s, or leave it out", p.Schema.Type)
+		default:
+			continue
 		}
+		detail := &huma.ErrorDetail{Location: "query." + p.Name, Message: wrong}
+		if err := huma.WriteErr(m, ctx, http.StatusUnprocessableEntity, "validation failed", detail); err != nil {
+			m.dialect.o.Log.Debug("a client hung up", "error", err)
+		}
+		return
 	}
 	next(ctx)
 }
