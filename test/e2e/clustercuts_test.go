@@ -5,6 +5,7 @@ package e2e
 import (
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -166,7 +167,12 @@ func TestTokensNeedNoControlMessages(t *testing.T) {
 	f.nodes[0].load(exact, f.nodes[0])
 	f.agree(f.nodes)
 	const tokens = 1000
-	f.nodes[0].open("/v1/chat/completions", long(tokens)).whole("", tokens) // lines are measured, caches are warm
+	for _, n := range f.nodes { // 4 MB each, a second after the start
+		eventually(t, "the lines between the nodes to be measured", func() bool {
+			return strings.Count(n.stderr.String(), "measured the line to a node") >= len(f.nodes)-1
+		})
+	}
+	f.nodes[0].open("/v1/chat/completions", long(tokens)).whole("", tokens) // caches are warm
 	packets := func(do func()) (count int64, took time.Duration) {
 		before, began := net.Packets(0), time.Now()
 		do()
