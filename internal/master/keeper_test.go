@@ -526,11 +526,27 @@ func TestLoadOnANodeThatJoins(t *testing.T) {
 		if _, err := c.planner.Load(t.Context(), "w", l); err != nil || !strings.Contains(c.nodes("w"), "new") {
 			t.Fatalf("%v, on %q", err, c.nodes("w"))
 		}
-		l.Require = []ids.Node{"z"}
+		l.Model, l.Require = "large", []ids.Node{"z"}
 		begin := time.Now()
 		_, err := c.planner.Load(t.Context(), "x", l)
 		var no *replica.Refusal
 		if !errors.As(err, &no) || no.Code != command.UnknownNode || time.Since(begin) > 0 {
+			t.Errorf("%v after %v", err, time.Since(begin))
+		}
+		c.gb["newer"] = 4
+		go func() {
+			time.Sleep(100 * time.Millisecond) // fake time
+			n := c.state.Nodes["a"]
+			n.ID = "newer"
+			c.change(cluster.NodeSeen{Node: n})
+		}()
+		l.Require, l.MinNodes = nil, 5
+		if _, err = c.planner.Load(t.Context(), "y", l); errors.As(err, &no) && no.Code == command.NotEnoughNodes {
+			t.Errorf("five nodes are there: %v", err)
+		}
+		l.MinNodes = 6
+		begin = time.Now()
+		if _, err = c.planner.Load(t.Context(), "z", l); !errors.As(err, &no) || no.Code != command.NotEnoughNodes || time.Since(begin) > 0 {
 			t.Errorf("%v after %v", err, time.Since(begin))
 		}
 	})

@@ -78,26 +78,21 @@ func (p *Planner) planSwapSince(ctx context.Context, id string, w command.Swap, 
 }
 
 // again plans and submits, anew when the cluster changed under the plan, or when
-// one of the nodes is there and the cluster's state has it not yet.
-func (p *Planner) again(ctx context.Context, what string, nodes []ids.Node, plan func() (Planned, command.Command, error)) (Planned, error) {
+// it is refused for want of nodes while one is there that the cluster's state
+// has not yet: one of those that are named, or any.
+func (p *Planner) again(ctx context.Context, what string, named []ids.Node, plan func() (Planned, command.Command, error)) (Planned, error) {
 	for try := 1; ; try++ {
 		changes := p.opts.State.Changes()
 		planned, c, err := plan()
-		if err != nil {
-			return Planned{}, err
-		}
-		a, err := p.opts.State.Submit(ctx, replica.Command(c))
 		if err == nil {
-			planned.Index, planned.Copies = a.Index, a.Copies
-			planned.Result, err = answer(a, nil)
-			return planned, err
+			var a replica.Answer
+			if a, err = p.opts.State.Submit(ctx, replica.Command(c)); err == nil {
+				planned.Index, planned.Copies = a.Index, a.Copies
+				planned.Result, err = answer(a, nil)
+				return planned, err
+			}
 		}
-		var refused *replica.Refusal
-		if !errors.As(err, &refused) || try == replans {
-			return Planned{}, err
-		}
-		joining := refused.Code == command.UnknownNode && p.joining(ctx, nodes)
-		if refused.Code != command.StalePlan && !joining {
+		if try == replans || !p.passes(ctx, err, named) {
 			return Planned{}, err
 		}
 		wait := time.NewTimer(stale)
@@ -113,13 +108,35 @@ func (p *Planner) again(ctx context.Context, what string, nodes []ids.Node, plan
 	}
 }
 
-// joining tells whether one of the nodes answers here that is not in the state.
-func (p *Planner) joining(ctx context.Context, nodes []ids.Node) bool {
+// passes tells whether what a load or a swap was refused for may be otherwise in
+// a moment.
+func (p *Planner) passes(ctx context.Context, err error, named []ids.Node) bool {
+	var no *replica.Refusal
+	if !errors.As(err, &no) {
+		return false
+	}
+	switch no.Code {
+	case command.StalePlan:
+		return true
+	case command.UnknownNode:
+		return slices.ContainsFunc(p.joining(ctx), func(id ids.Node) bool { return slices.Contains(named, id) })
+	case command.NotEnoughNodes, command.NoMemory:
+		return len(p.joining(ctx)) > 0
+	}
+	return false
+}
+
+// joining are the nodes that answer here and are not in the state yet.
+func (p *Planner) joining(ctx context.Context) (out []ids.Node) {
 	vitals, err := p.opts.Vitals.Vitals(ctx, time.Now().Add(-fresh))
+	if err != nil {
+		return nil // what was refused stays refused
+	}
 	state, _ := p.opts.State.State()
-	return err == nil && slices.ContainsFunc(nodes, func(id ids.Node) bool {
-		_, answers := vitals[id]
-		_, known := state.Nodes[id]
-		return answers && !known
-	})
+	for id := range vitals {
+		if _, known := state.Nodes[id]; !known {
+			out = append(out, id)
+		}
+	}
+	return out
 }
