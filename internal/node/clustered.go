@@ -66,21 +66,25 @@ func (c clustered) submit(ctx context.Context, cmd command.Command) (command.Res
 // was answered and asks here again sees what was done, unless the node lags far.
 const lag = 250 * time.Millisecond
 
-// see returns when this node's state has an entry, or after a while.
+// see is seen, or returns after a while.
 func (c clustered) see(ctx context.Context, index uint64) {
-	late := time.NewTimer(lag)
-	defer late.Stop()
+	ctx, cancel := context.WithTimeout(ctx, lag)
+	defer cancel()
+	_ = c.seen(ctx, index) // what was done is answered all the same
+}
+
+// seen waits until this node knows of a command that the master has carried
+// out: who makes or deletes something asks for it next.
+func (c clustered) seen(ctx context.Context, index uint64) error {
 	for {
 		changes := c.control.Cluster().Changes()
 		if _, applied := c.control.Cluster().State(); applied >= index {
-			return
+			return nil
 		}
 		select {
 		case <-changes:
-		case <-late.C:
-			return
 		case <-ctx.Done():
-			return
+			return context.Cause(ctx)
 		}
 	}
 }

@@ -42,22 +42,6 @@ func (c exoCommands) Place(ctx context.Context, id string, l command.Load, i clu
 	return c.seen(ctx, p.Index)
 }
 
-// seen waits until this node knows of a command that the master has carried
-// out: who makes or deletes an instance asks for it next.
-func (c exoCommands) seen(ctx context.Context, index uint64) error {
-	for {
-		changes := c.control.Cluster().Changes()
-		if _, applied := c.control.Cluster().State(); applied >= index {
-			return nil
-		}
-		select {
-		case <-changes:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
 // Remove implements raw.Commands.
 func (c exoCommands) Remove(ctx context.Context, id, instance string) error {
 	cmd, err := command.Unload{Instance: instance}.Command(id)

@@ -56,6 +56,12 @@ func (a accelerators) devices() []placement.Device {
 // drivers say whose driver tells of the cards of a backend.
 var drivers = map[string]string{"CUDA": "nvidia", "ROCm": "amd", "HIP": "amd"}
 
+// mayBe tells that a card, as its driver calls it, can be a device of the engine.
+func mayBe(d wire.Device, c hostinfo.GPU) bool {
+	driver, ok := drivers[d.Backend]
+	return near(c.Total, int64(d.MemoryTotal)) && (!ok || driver == c.Kind)
+}
+
 // vitals are the accelerators now. What is free in them their driver tells, as
 // far as a card of it can only be this one; else it is what was free at the start
 // less what was put there since. Cards that the engine can't use are told too.
@@ -66,7 +72,7 @@ func (a accelerators) vitals(cards []hostinfo.GPU, taken map[string]int64) []clu
 		v := cluster.DeviceVitals{ID: d.Name, Name: d.Description, Kind: d.Backend, Total: int64(d.MemoryTotal), Available: max(0, int64(d.MemoryFree)-taken[d.Name])}
 		var is []int
 		for i, c := range cards {
-			if driver, ok := drivers[d.Backend]; near(c.Total, v.Total) && (!ok || driver == c.Kind) {
+			if mayBe(d, c) {
 				is = append(is, i)
 			}
 		}
@@ -90,14 +96,8 @@ func (a accelerators) vitals(cards []hostinfo.GPU, taken map[string]int64) []clu
 		}
 		out = append(out, v)
 	}
-	known := func(c hostinfo.GPU) bool {
-		return slices.ContainsFunc(a.own, func(d wire.Device) bool {
-			driver, ok := drivers[d.Backend]
-			return near(c.Total, int64(d.MemoryTotal)) && (!ok || driver == c.Kind)
-		})
-	}
 	for _, c := range cards {
-		if !known(c) {
+		if !slices.ContainsFunc(a.own, func(d wire.Device) bool { return mayBe(d, c) }) {
 			out = append(out, cluster.DeviceVitals{ID: c.ID, Name: c.Name, Kind: c.Kind, Total: c.Total, Available: c.Free})
 		}
 	}
