@@ -83,7 +83,7 @@ func (a *app) benchModel(ref string) (modelfiles.Entry, error) {
 // may take down.
 func runEngineBench(ctx context.Context, executable string, e *engine.Engine, spec wire.BenchSpec) (wire.BenchResult, error) {
 	var res wire.BenchResult
-	spec.Engine = wire.EngineSpec{Dir: e.Dir, Llama: e.Libllama, GGML: e.Libggml, GGMLBase: e.Base}
+	spec.Engine = e.Spec()
 	in, err := json.Marshal(spec)
 	if err != nil {
 		return res, fmt.Errorf("measure the engine: %w", err)

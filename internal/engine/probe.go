@@ -21,7 +21,7 @@ const probeTimeout = time.Minute
 // or driver may take down, and gives what it reports.
 func Probe(ctx context.Context, executable string, e *Engine) (wire.EngineInfo, error) {
 	var info wire.EngineInfo
-	spec, err := json.Marshal(wire.EngineSpec{Dir: e.Dir, Llama: e.Libllama, GGML: e.Libggml, GGMLBase: e.Base})
+	spec, err := json.Marshal(e.Spec())
 	if err != nil {
 		return info, fmt.Errorf("ask the engine: %w", err)
 	}
@@ -46,6 +46,11 @@ func Probe(ctx context.Context, executable string, e *Engine) (wire.EngineInfo, 
 		return info, fmt.Errorf("ask the engine: its child's answer: %w", err)
 	}
 	return info, nil
+}
+
+// Spec tells a runner which libraries to load.
+func (e *Engine) Spec() wire.EngineSpec {
+	return wire.EngineSpec{Dir: e.Dir, Llama: e.Libllama, GGML: e.Libggml, GGMLBase: e.Base}
 }
 
 // LastWords gives the first line that a runner marked as an error, or else its

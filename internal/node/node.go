@@ -165,7 +165,7 @@ func (n *Node) controlled(lib *library.Library, found *engine.Engine) error {
 	c, err := control.New(control.Options{
 		ID: ids.Node(n.id), Name: n.name, Config: o.Config, Dir: o.Home.Dir(), Version: o.Version, Library: lib,
 		Runner: supervise.Options{
-			Executable: o.Executable, Build: o.Version, Engine: EngineSpec(found), Env: append(os.Environ(), "GGML_NO_BACKTRACE=1"), Logger: o.Logger,
+			Executable: o.Executable, Build: o.Version, Engine: found.Spec(), Env: append(os.Environ(), "GGML_NO_BACKTRACE=1"), Logger: o.Logger,
 		},
 		Load: loadDefaults(o.Config), Context: contextOr(o.Config.Context), Slots: max(1, o.Config.Slots), Queue: queue(o.Config.Queue),
 		System: runtime.GOOS + "/" + runtime.GOARCH, Devices: devices(o.Executable, found),

@@ -22,11 +22,6 @@ import (
 	"github.com/skein-run/skein/internal/worker"
 )
 
-// EngineSpec names the libraries that a runner loads.
-func EngineSpec(e *engine.Engine) wire.EngineSpec {
-	return wire.EngineSpec{Dir: e.Dir, Llama: e.Libllama, GGML: e.Libggml, GGMLBase: e.Base}
-}
-
 // devices asks an engine for its devices; nil: it has the processor alone, and
 // need not be asked.
 func devices(executable string, e *engine.Engine) func(context.Context) ([]wire.Device, error) {
@@ -46,7 +41,7 @@ func (n *Node) startRunner(found *engine.Engine, layout *measure.Layout) func(wo
 		whole := func() (*supervise.Runner, error) {
 			return supervise.Start(supervise.Options{
 				Executable: n.opts.Executable, Build: n.opts.Version, Name: e.Name, Env: shards.Environ(),
-				Engine: EngineSpec(found), Load: load, LoadBytes: e.SizeBytes, Logger: n.log,
+				Engine: found.Spec(), Load: load, LoadBytes: e.SizeBytes, Logger: n.log,
 			})
 		}
 		if layout == nil {
@@ -65,7 +60,7 @@ func (n *Node) startRunner(found *engine.Engine, layout *measure.Layout) func(wo
 		}
 		h := &shards.Host{Executable: n.opts.Executable, Version: n.opts.Version, Home: n.opts.Home, Logger: n.log}
 		return h.Start(context.Background(), shards.Request{
-			Name: e.Name, Paths: e.Paths, Bytes: e.SizeBytes, Layout: *layout, Engine: EngineSpec(found), Load: load,
+			Name: e.Name, Paths: e.Paths, Bytes: e.SizeBytes, Layout: *layout, Engine: found.Spec(), Load: load,
 		}, specs)
 	}
 }

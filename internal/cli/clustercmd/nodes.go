@@ -34,18 +34,18 @@ id, a beginning of one, or the name of the machine.`,
 					}
 					return table.Print(e.Stdout, e.describeNode(n)...)
 				}
-				list, err := c.Nodes(cmd.Context())
+				nodes, err := c.Nodes(cmd.Context())
 				if err != nil {
 					return err
 				}
 				if asJSON {
-					return e.JSON(list)
+					return e.JSON(nodes)
 				}
 				g := table.New("NODE", "ID", "STATUS", "FREE", "OF", "CHIP", "ADDRESS", "ROLES").Right(3, 4)
 				g.Shorten(6).Drop(7).Cut(5, 12).Shorten(1).Drop(6).Drop(5).Cut(0, 12).Drop(1).Drop(4)
-				for _, n := range list.Nodes {
+				for _, n := range nodes.Nodes {
 					g.Add(name(n.FriendlyName), table.Cell{Text: n.NodeID, Short: beginning(n.NodeID)}, nodeStatus(n), table.T(fmt.Sprintf("%.1f", n.RAMAvailableGB)), table.T(fmt.Sprintf("%.1f GB", n.RAMTotalGB)),
-						table.T(cmp.Or(n.Chip, "-")), addresses(n), table.T(cmp.Or(strings.Join(n.Roles, ", "), "-")))
+						table.T(cmp.Or(n.Chip, "-")), addresses(n), table.T(list(n.Roles)))
 				}
 				width, _ := e.Terminal()
 				return table.Print(e.Stdout, g.Lines(width, e.Styled())...)
@@ -61,7 +61,7 @@ func beginning(id string) string { return id[:min(8, len(id))] }
 
 // addresses are those of a node, or the first of them.
 func addresses(n api.Node) table.Cell {
-	c := table.T(cmp.Or(strings.Join(n.IPAddresses, ", "), "-"))
+	c := table.T(list(n.IPAddresses))
 	if len(n.IPAddresses) > 1 {
 		c.Short = n.IPAddresses[0]
 	}

@@ -45,7 +45,7 @@ func (h *Host) engine(dir string) (wire.EngineSpec, error) {
 	if err != nil {
 		return wire.EngineSpec{}, err
 	}
-	return wire.EngineSpec{Dir: found.Dir, Llama: found.Libllama, GGML: found.Libggml, GGMLBase: found.Base}, nil
+	return found.Spec(), nil
 }
 
 // whole starts a runner that holds all of a model.

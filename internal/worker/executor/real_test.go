@@ -87,7 +87,7 @@ func startReal(t *testing.T, w *world, self ids.Node, models string, urls map[id
 	o.Files, o.Load.Threads = n.files, 1
 	o.Runner = supervise.Options{
 		Executable: program, Build: "test", Env: append(os.Environ(), "GGML_NO_BACKTRACE=1"),
-		Engine: wire.EngineSpec{Dir: found.Dir, Llama: found.Libllama, GGML: found.Libggml, GGMLBase: found.Base},
+		Engine: found.Spec(),
 	}
 	if n.Executor, err = Start(o); err != nil {
 		t.Fatal(err)
