@@ -30,8 +30,9 @@ var layers = []struct {
 	{"leaf", true, []string{"api", "internal/bytesize", "internal/meter", "internal/nearest", "internal/ids", "internal/buildinfo", "internal/interrupt", "internal/calm"}},
 	{"core", true, []string{"internal/gguf/...", "internal/chat/...", "internal/generation/...", "internal/cluster/...", "internal/runner/wire",
 		"internal/runner/schedule", "internal/runner/sample"}},
-	// Below the runner and its shards, which stand side by side on it.
-	{"link", false, []string{"internal/runner/link"}},
+	// Below the runner and its shards, which stand side by side on it. Its parts
+	// (frames, lanes) stand on each other.
+	{"link", true, []string{"internal/runner/link/..."}},
 	{"adapter", false, []string{"client", "internal/hostinfo/...", "internal/home/...", "internal/config/...", "internal/library/...", "internal/engine/...",
 		"internal/supervise/...", "internal/slicestore", "internal/bench/...", "internal/mesh/...", "internal/remote/...", "internal/hub/...", "internal/store/...", "internal/telemetry/...",
 		"internal/runner/..."}},

@@ -84,33 +84,3 @@ func BenchmarkSocket(b *testing.B) {
 		})
 	}
 }
-
-// BenchmarkChecksum is what integrity costs on plain TCP, twice a byte.
-func BenchmarkChecksum(b *testing.B) {
-	for _, n := range []int{4 * 2560, fastPayload} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			buf := make([]byte, n)
-			b.SetBytes(int64(n))
-			for b.Loop() {
-				checksum(buf)
-			}
-		})
-	}
-}
-
-// BenchmarkFormat is what turning values into bytes costs.
-func BenchmarkFormat(b *testing.B) {
-	values, bytes := make([]float32, 2560), make([]byte, 4*2560)
-	for _, f := range []format{single, half} {
-		b.Run(fmt.Sprintf("encode/%v", f), func(b *testing.B) {
-			for b.Loop() {
-				f.encode(bytes, values)
-			}
-		})
-		b.Run(fmt.Sprintf("add/%v", f), func(b *testing.B) {
-			for b.Loop() {
-				f.add(values, bytes)
-			}
-		})
-	}
-}

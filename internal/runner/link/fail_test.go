@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/skein-run/skein/internal/nettest"
+	"github.com/skein-run/skein/internal/runner/link/frame"
+	"github.com/skein-run/skein/internal/runner/link/lane"
+	"github.com/skein-run/skein/internal/runner/link/rendezvous"
 )
 
 // wired is a group over pipes, for a fake clock. wires[i][j] are those between i and j.
@@ -22,22 +25,23 @@ type wired struct {
 func newWired(t *testing.T, n int) *wired {
 	t.Helper()
 	w := &wired{wires: map[[2]int][]*nettest.Relay{}}
-	lanes := [2][][]net.Conn{}
-	for lane := range lanes {
-		lanes[lane] = make([][]net.Conn, n)
-		for i := range n {
-			lanes[lane][i] = make([]net.Conn, n)
-		}
-		for i := range n {
-			for j := range i {
-				a, one := net.Pipe()
-				two, b := net.Pipe()
-				r := nettest.Splice(one, two, nettest.Path{Delay: time.Millisecond})
-				t.Cleanup(func() { r.Close() })
-				lanes[lane][i][j], lanes[lane][j][i] = a, b
-				w.wires[[2]int{i, j}] = append(w.wires[[2]int{i, j}], r)
-				w.wires[[2]int{j, i}] = append(w.wires[[2]int{j, i}], r)
-			}
+	pairs := make([][]rendezvous.Pair, n)
+	for i := range pairs {
+		pairs[i] = make([]rendezvous.Pair, n)
+	}
+	wire := func(i, j int) (net.Conn, net.Conn) {
+		a, one := net.Pipe()
+		two, b := net.Pipe()
+		r := nettest.Splice(one, two, nettest.Path{Delay: time.Millisecond})
+		t.Cleanup(func() { r.Close() })
+		w.wires[[2]int{i, j}] = append(w.wires[[2]int{i, j}], r)
+		w.wires[[2]int{j, i}] = append(w.wires[[2]int{j, i}], r)
+		return a, b
+	}
+	for i := range n {
+		for j := range i {
+			pairs[i][j].Fast, pairs[j][i].Fast = wire(i, j)
+			pairs[i][j].Bulk, pairs[j][i].Bulk = wire(i, j)
 		}
 	}
 	for i := range n {
@@ -45,7 +49,7 @@ func newWired(t *testing.T, n int) *wired {
 		if err := o.validate(); err != nil {
 			t.Fatal(err)
 		}
-		m, err := startMesh(o, lanes[0][i], lanes[1][i], newBell(), newBell())
+		m, err := startMesh(o, pairs[i], lane.NewBell(), lane.NewBell())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -234,7 +238,7 @@ func die(m *Mesh) {
 			p.queue, p.last = nil, true
 			close(p.work)
 			p.out.Unlock()
-			p.fast.shut()
+			p.fast.Shut()
 			p.bulk.Close()
 		}
 	}
@@ -294,22 +298,22 @@ func TestInterrupt(t *testing.T) {
 // it; both sides get an error, plain and sealed.
 func TestManInTheMiddle(t *testing.T) {
 	ca := newAuthority(t)
-	const frame = headerSize + 100
-	handshake := int64(len(appendHandshake(nil, kindHello, marshal(hello{Group: "test", Epoch: 1, From: 0, To: 1, Shards: 2}))))
+	const size = frame.HeaderSize + 100
+	const greeting = int64(len("SKLINK") + 2 + frame.HeaderSize + len(`{"group":"test","epoch":1,"from":0,"to":1,"shards":2,"bulk":false,"half":false}`))
 	for _, secure := range []bool{false, true} {
-		// A frame's place in the fast lane; sealed ones lie somewhere near.
-		at := handshake + 5*frame
+		// A size's place in the fast lane; sealed ones lie somewhere near.
+		at := greeting + 5*size
 		if secure {
 			at += 2000
 		}
 		where := nettest.Direction{Connection: 0}
 		for name, tamper := range map[string]func() nettest.Tamper{
 			"flip in a header":   func() nettest.Tamper { return nettest.Flip(where, at+2, 3) },
-			"flip in a payload":  func() nettest.Tamper { return nettest.Flip(where, at+headerSize+50, 7) },
-			"replay a frame":     func() nettest.Tamper { return nettest.Replay(where, at, at+frame) },
-			"drop a frame":       func() nettest.Tamper { return nettest.Drop(where, at, at+frame) },
+			"flip in a payload":  func() nettest.Tamper { return nettest.Flip(where, at+frame.HeaderSize+50, 7) },
+			"replay a frame":     func() nettest.Tamper { return nettest.Replay(where, at, at+size) },
+			"drop a frame":       func() nettest.Tamper { return nettest.Drop(where, at, at+size) },
 			"drop a byte":        func() nettest.Tamper { return nettest.Drop(where, at+40, at+41) },
-			"exchange frames":    func() nettest.Tamper { return nettest.Reorder(where, at, at+frame, at+2*frame) },
+			"exchange frames":    func() nettest.Tamper { return nettest.Reorder(where, at, at+size, at+2*size) },
 			"truncate":           func() nettest.Tamper { return nettest.Truncate(where, at+60) },
 			"flip in the answer": func() nettest.Tamper { return nettest.Flip(nettest.Direction{Connection: 0, Back: true}, 3, 3) },
 		} {

@@ -2,7 +2,6 @@ package link
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -105,34 +104,6 @@ func TestOptions(t *testing.T) {
 	}
 	if _, err := NewTLS("", "", ""); err == nil {
 		t.Error("an empty identity is accepted")
-	}
-}
-
-// TestOtherVersion: both learn which versions they have.
-func TestOtherVersion(t *testing.T) {
-	listeners, addresses := two(t)
-	heard := make(chan string, 1)
-	go func() {
-		defer close(heard)
-		c, err := net.Dial("tcp", addresses[1])
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		b := appendHandshake(nil, kindHello, []byte("{}"))
-		binary.LittleEndian.PutUint16(b[len(magic):], Version+1)
-		if _, err := c.Write(b); err != nil {
-			return
-		}
-		f, err := readHandshake(c)
-		if err == nil {
-			heard <- string(f.payload)
-		}
-	}()
-	_, err := listeners[1].Join(context.Background(), Options{Group: "test", Epoch: 1, Self: 1, Addresses: addresses, Limit: time.Second})
-	mustMention(t, err, "speaks version 2 of the link protocol, this one 1", "use one release")
-	if got := <-heard; !strings.Contains(got, "speaks version 2 of the link protocol, this one 1") {
-		t.Errorf("the caller hears %q", got)
 	}
 }
 

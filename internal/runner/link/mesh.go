@@ -9,6 +9,30 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/skein-run/skein/internal/runner/link/frame"
+	"github.com/skein-run/skein/internal/runner/link/lane"
+	"github.com/skein-run/skein/internal/runner/link/precision"
+	"github.com/skein-run/skein/internal/runner/link/rendezvous"
+)
+
+// Kind says what a frame is about. Frames of one kind have an order of their own.
+type Kind = frame.Kind
+
+// The kinds that callers use.
+const (
+	KindPlan       = frame.Plan
+	KindActivation = frame.Activation
+	KindResult     = frame.Result
+	KindControl    = frame.Control
+)
+
+// Sizes in bytes.
+const (
+	// fastPayload bounds a frame on the fast lane, and a piece of an all-reduce.
+	fastPayload = 64 << 10
+	// maxWaiting bounds what waits for one peer, to be sent or to be received.
+	maxWaiting = 1 << 30
 )
 
 // Options of a Join.
@@ -63,6 +87,11 @@ func (o *Options) validate() error {
 	return nil
 }
 
+// party is what the shards must agree on before they are a mesh.
+func (o *Options) party() rendezvous.Party {
+	return rendezvous.Party{Group: o.Group, Epoch: o.Epoch, Self: o.Self, Addresses: o.Addresses, TLS: o.TLS, HalfPrecision: o.HalfPrecision}
+}
+
 // maxShards bounds a group; each shard has two connections to each other.
 const maxShards = 256
 
@@ -86,7 +115,7 @@ var ErrInterrupted = errors.New("link: interrupted")
 type Mesh struct {
 	o      Options
 	peers  []*peer // by index; nil at Self
-	format format
+	format precision.Format
 	summed bool // payloads carry checksums: there is no TLS to guard them
 	tick   time.Duration
 
@@ -102,18 +131,18 @@ type Mesh struct {
 	joined   chan struct{} // closed when all peers are ready
 	allReady sync.Once
 
-	sleeper sleeper       // of the receiving goroutine
-	flusher sleeper       // of the flushing goroutine
+	sleeper lane.Sleeper  // of the receiving goroutine
+	flusher lane.Sleeper  // of the flushing goroutine
 	flush   chan struct{} // something waits in a pending
 	readers sync.WaitGroup
 	writers sync.WaitGroup
 	others  sync.WaitGroup
 	closing sync.Once
 
-	receiving sync.Mutex // held in Receive, Poll, AllReduce
-	lanes     [2][]lane  // scratch of sleep; guarded by receiving
-	spin      spinner    // guarded by receiving
-	parts     reduction  // scratch of AllReduce; guarded by receiving
+	receiving sync.Mutex     // held in Receive, Poll, AllReduce
+	lanes     [2][]lane.Lane // scratch of sleep; guarded by receiving
+	spin      lane.Spinner   // guarded by receiving
+	parts     reduction      // scratch of AllReduce; guarded by receiving
 }
 
 // Self is this shard's index, Size the number of shards.
@@ -154,7 +183,7 @@ func (m *Mesh) SetDeadline(d time.Duration) {
 // Interrupt ends the running Receive, or the next one, with ErrInterrupted.
 func (m *Mesh) Interrupt() {
 	m.interrupted.Store(true)
-	m.sleeper.wake()
+	m.sleeper.Wake()
 }
 
 func (m *Mesh) peer(index int) (*peer, error) {
@@ -173,15 +202,15 @@ func (m *Mesh) Send(to int, kind Kind, seq uint64, payload []byte) error {
 
 // SendFloats sends values in the mesh's precision.
 func (m *Mesh) SendFloats(to int, kind Kind, seq uint64, values []float32) error {
-	return m.send(to, kind, seq, len(values)*m.format.size(), func(b []byte) { m.format.encode(b, values) })
+	return m.send(to, kind, seq, len(values)*m.format.Size(), func(b []byte) { m.format.Encode(b, values) })
 }
 
 func (m *Mesh) send(to int, kind Kind, seq uint64, size int, write func([]byte)) error {
-	if kind == 0 || kind > lastPublic {
+	if kind == 0 || kind > frame.LastPublic {
 		return fmt.Errorf("link: %v is not for callers", kind)
 	}
-	if size > MaxPayload {
-		return fmt.Errorf("link: %v of %d bytes; at most %d fit a frame", kind, size, MaxPayload)
+	if size > frame.MaxPayload {
+		return fmt.Errorf("link: %v of %d bytes; at most %d fit a frame", kind, size, frame.MaxPayload)
 	}
 	p, err := m.peer(to)
 	if err != nil {
@@ -190,19 +219,19 @@ func (m *Mesh) send(to int, kind Kind, seq uint64, size int, write func([]byte))
 	if err := m.Err(); err != nil {
 		return err
 	}
-	h := header{kind: kind, seq: seq}
+	h := frame.Header{Kind: kind, Seq: seq}
 	if size > fastPayload {
-		b := make([]byte, headerSize+size)
-		write(b[headerSize:])
+		b := make([]byte, frame.HeaderSize+size)
+		write(b[frame.HeaderSize:])
 		return m.sendBulk(p, h, b)
 	}
 	p.out.Lock()
 	full := len(p.pending)-p.flushed > maxWaiting
 	left := false
 	if !full && !p.last {
-		b := p.room(headerSize + size)
-		write(b[headerSize:])
-		seal(b, p.order(h), &p.sent, m.summed)
+		b := p.room(frame.HeaderSize + size)
+		write(b[frame.HeaderSize:])
+		frame.Seal(b, p.order(h), &p.sent, m.summed)
 		left, _, err = p.pushLocked()
 	}
 	p.out.Unlock()
@@ -218,7 +247,7 @@ func (m *Mesh) send(to int, kind Kind, seq uint64, size int, write func([]byte))
 }
 
 // sendBulk queues a frame with room for its header at the start.
-func (m *Mesh) sendBulk(p *peer, h header, b []byte) error {
+func (m *Mesh) sendBulk(p *peer, h frame.Header, b []byte) error {
 	p.out.Lock()
 	full := p.queued > maxWaiting
 	if !full && !p.last {
@@ -243,7 +272,7 @@ func (m *Mesh) flushLater() {
 
 // flushing moves what the fast lanes had no room for.
 func (m *Mesh) flushing() {
-	var busy []lane
+	var busy []lane.Lane
 	for {
 		select {
 		case <-m.broken:
@@ -268,7 +297,7 @@ func (m *Mesh) flushing() {
 			if len(busy) == 0 {
 				break
 			}
-			m.flusher.sleep(nil, busy)
+			m.flusher.Sleep(nil, busy)
 		}
 	}
 }
@@ -277,7 +306,7 @@ func (m *Mesh) flushing() {
 // gives its payload, which is the caller's. It ends with the mesh.
 func (m *Mesh) Receive(from int, kind Kind, seq uint64) ([]byte, error) {
 	p, err := m.peer(from)
-	if err == nil && (kind == 0 || kind > lastPublic) {
+	if err == nil && (kind == 0 || kind > frame.LastPublic) {
 		err = fmt.Errorf("link: %v is not for callers", kind)
 	}
 	if err != nil {
@@ -289,10 +318,10 @@ func (m *Mesh) Receive(from int, kind Kind, seq uint64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.seq != seq {
-		return nil, m.fail(from, fmt.Sprintf("sent %v %d where %d was expected", kind, f.seq, seq))
+	if f.Seq != seq {
+		return nil, m.fail(from, fmt.Sprintf("sent %v %d where %d was expected", kind, f.Seq, seq))
 	}
-	return f.payload, nil
+	return f.Payload, nil
 }
 
 // ReceiveFloats is Receive into values; the frame must have as many.
@@ -301,10 +330,10 @@ func (m *Mesh) ReceiveFloats(from int, kind Kind, seq uint64, values []float32) 
 	if err != nil {
 		return err
 	}
-	if len(b) != len(values)*m.format.size() {
-		return m.fail(from, fmt.Sprintf("sent %v %d of %d values where %d were expected", kind, seq, len(b)/m.format.size(), len(values)))
+	if len(b) != len(values)*m.format.Size() {
+		return m.fail(from, fmt.Sprintf("sent %v %d of %d values where %d were expected", kind, seq, len(b)/m.format.Size(), len(values)))
 	}
-	m.format.decode(values, b)
+	m.format.Decode(values, b)
 	return nil
 }
 
@@ -328,25 +357,25 @@ func (m *Mesh) Poll(from int, kind Kind) (bool, error) {
 	return p.peek(kind), nil
 }
 
-func (m *Mesh) receive(p *peer, kind Kind) (frame, error) {
+func (m *Mesh) receive(p *peer, kind Kind) (frame.Frame, error) {
 	m.waitingFor.Store(int64(p.index))
 	defer m.waitingFor.Store(-1)
-	m.spin.begin()
+	m.spin.Begin()
 	for {
 		if f, ok := p.take(kind); ok {
 			return f, nil
 		}
 		if err := m.Err(); err != nil {
-			return frame{}, err
+			return frame.Frame{}, err
 		}
 		if m.interrupted.Swap(false) {
-			return frame{}, ErrInterrupted
+			return frame.Frame{}, ErrInterrupted
 		}
 		progress, err := p.fill(m.summed)
 		if err != nil {
-			return frame{}, m.lost(p, err)
+			return frame.Frame{}, m.lost(p, err)
 		}
-		if progress || m.spin.again() {
+		if progress || m.spin.Again() {
 			continue
 		}
 		m.lanes[0] = append(m.lanes[0][:0], p.fast)
@@ -356,10 +385,10 @@ func (m *Mesh) receive(p *peer, kind Kind) (frame, error) {
 
 // sleep sleeps unless something came in between: who puts something in a box,
 // breaks or interrupts wakes whom it sees asleep.
-func (m *Mesh) sleep(readers, writers []lane, ready func() bool) {
+func (m *Mesh) sleep(readers, writers []lane.Lane, ready func() bool) {
 	m.asleep.Store(true)
 	if !ready() && m.cause.Load() == nil && !m.interrupted.Load() {
-		m.sleeper.sleep(readers, writers)
+		m.sleeper.Sleep(readers, writers)
 	}
 	m.asleep.Store(false)
 }
@@ -367,7 +396,7 @@ func (m *Mesh) sleep(readers, writers []lane, ready func() bool) {
 // wake wakes the receiving goroutine if it sleeps.
 func (m *Mesh) wake() {
 	if m.asleep.Load() {
-		m.sleeper.wake()
+		m.sleeper.Wake()
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+
+	"github.com/skein-run/skein/internal/runner/link/frame"
 )
 
 func TestSendAndReceive(t *testing.T) {
@@ -137,14 +139,14 @@ func TestWrongCalls(t *testing.T) {
 		m.Send(0, KindPlan, 0, nil),
 		m.Send(2, KindPlan, 0, nil),
 		m.Send(1, 0, 0, nil),
-		m.Send(1, kindAbort, 0, nil),
-		m.Send(1, KindPlan, 0, make([]byte, MaxPayload+1)),
+		m.Send(1, frame.Abort, 0, nil),
+		m.Send(1, KindPlan, 0, make([]byte, frame.MaxPayload+1)),
 	} {
 		if err == nil {
 			t.Error("a wrong call is accepted")
 		}
 	}
-	if _, err := m.Receive(1, kindReduce, 0); err == nil {
+	if _, err := m.Receive(1, frame.Reduce, 0); err == nil {
 		t.Error("it receives what is the link's own")
 	}
 	if _, err := m.Receive(0, KindPlan, 0); err == nil {

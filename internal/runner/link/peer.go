@@ -1,30 +1,25 @@
 package link
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"sync/atomic"
-)
 
-// frame is one that has arrived. Its payload is the receiver's.
-type frame struct {
-	header
-	payload []byte
-}
+	"github.com/skein-run/skein/internal/runner/link/frame"
+	"github.com/skein-run/skein/internal/runner/link/lane"
+)
 
 // inbox keeps frames of one kind until they are wanted.
 type inbox struct {
 	next   uint32 // order of the frame to be taken next
-	frames map[uint32]frame
+	frames map[uint32]frame.Frame
 }
 
 // peer is one other shard of the mesh.
 type peer struct {
 	index int
-	fast  lane
+	fast  lane.Lane
 	bulk  net.Conn
 
 	silent  atomic.Int64 // ticks since something was heard
@@ -33,21 +28,21 @@ type peer struct {
 	near    atomic.Int64 // its process, if that is on this machine; 0: elsewhere, or not known
 
 	in     sync.Mutex // guards the following
-	boxes  [kinds]inbox
+	boxes  [frame.Kinds]inbox
 	stored int // bytes in boxes
 
 	// Of the goroutine that receives.
 	buf      []byte // from the fast lane; [r:w] is not yet looked at
 	r, w     int
-	received uint32               // frames received on the fast lane
-	reduces  uint64               // exchanges done with this peer
-	sink     func(f *frame) taken // takes pieces of an all-reduce out of turn
+	received uint32                     // frames received on the fast lane
+	reduces  uint64                     // exchanges done with this peer
+	sink     func(f *frame.Frame) taken // takes pieces of an all-reduce out of turn
 
 	out     sync.Mutex // guards the following
 	pending []byte     // for the fast lane
 	flushed int        // bytes of pending that are gone
 	sent    uint32     // frames sent on the fast lane
-	orders  [kinds]uint32
+	orders  [frame.Kinds]uint32
 	queue   []sending // for the bulk lane
 	queued  int       // bytes in queue
 	last    bool      // nothing follows in queue
@@ -64,10 +59,10 @@ const (
 )
 
 func newPeer(index int, bulk net.Conn) *peer {
-	p := &peer{index: index, bulk: bulk, work: make(chan struct{}, 1), buf: make([]byte, 4*(fastPayload+headerSize))}
+	p := &peer{index: index, bulk: bulk, work: make(chan struct{}, 1), buf: make([]byte, 4*(fastPayload+frame.HeaderSize))}
 	p.waiting.Store(-1)
 	for k := range p.boxes {
-		p.boxes[k].frames = map[uint32]frame{}
+		p.boxes[k].frames = map[uint32]frame.Frame{}
 	}
 	return p
 }
@@ -75,26 +70,15 @@ func newPeer(index int, bulk net.Conn) *peer {
 // sending is a frame on its way to the bulk lane; its first bytes are left for
 // the header.
 type sending struct {
-	header
+	frame.Header
 	bytes []byte
 }
 
 // order numbers a frame among those of its kind. Under out.
-func (p *peer) order(h header) header {
-	h.order = p.orders[h.kind]
-	p.orders[h.kind]++
+func (p *peer) order(h frame.Header) frame.Header {
+	h.Order = p.orders[h.Kind]
+	p.orders[h.Kind]++
 	return h
-}
-
-// seal writes the header of b, a frame whose payload is in place.
-func seal(b []byte, h header, count *uint32, summed bool) {
-	h.length = uint32(len(b) - headerSize)
-	h.count = *count
-	if summed {
-		h.sum = checksum(b[headerSize:])
-	}
-	h.put(b)
-	*count++
 }
 
 // room gives n bytes at the end of pending. Under out.
@@ -122,7 +106,7 @@ func (p *peer) push() (left, progress bool, err error) {
 
 func (p *peer) pushLocked() (left, progress bool, err error) {
 	for p.flushed < len(p.pending) {
-		n, err := p.fast.write(p.pending[p.flushed:])
+		n, err := p.fast.TryWrite(p.pending[p.flushed:])
 		if err != nil {
 			return true, progress, err
 		}
@@ -132,12 +116,12 @@ func (p *peer) pushLocked() (left, progress bool, err error) {
 		progress = true
 		p.flushed += n
 	}
-	flushed, err := p.fast.flush()
+	flushed, err := p.fast.Flush()
 	return !flushed, progress, err
 }
 
 // enqueue puts a frame in the bulk lane's queue. Under out.
-func (p *peer) enqueue(h header, b []byte) {
+func (p *peer) enqueue(h frame.Header, b []byte) {
 	p.queue = append(p.queue, sending{p.order(h), b})
 	p.queued += len(b)
 	select {
@@ -147,32 +131,32 @@ func (p *peer) enqueue(h header, b []byte) {
 }
 
 // store keeps a frame until it is wanted.
-func (p *peer) store(f frame) error {
+func (p *peer) store(f frame.Frame) error {
 	p.in.Lock()
 	defer p.in.Unlock()
-	box := &p.boxes[f.kind]
-	if _, twice := box.frames[f.order]; twice || f.order-box.next >= 1<<31 {
-		return fmt.Errorf("%w: %v %d (number %d) came twice", errFrame, f.kind, f.seq, f.order)
+	box := &p.boxes[f.Kind]
+	if _, twice := box.frames[f.Order]; twice || f.Order-box.next >= 1<<31 {
+		return fmt.Errorf("%w: %v %d (number %d) came twice", frame.ErrDamaged, f.Kind, f.Seq, f.Order)
 	}
-	if p.stored += len(f.payload) + headerSize; p.stored > maxWaiting {
+	if p.stored += len(f.Payload) + frame.HeaderSize; p.stored > maxWaiting {
 		return fmt.Errorf("more than %d bytes wait to be received", maxWaiting)
 	}
-	box.frames[f.order] = f
+	box.frames[f.Order] = f
 	return nil
 }
 
 // take gives the next frame of a kind, if it is there.
-func (p *peer) take(kind Kind) (frame, bool) {
+func (p *peer) take(kind Kind) (frame.Frame, bool) {
 	p.in.Lock()
 	defer p.in.Unlock()
 	box := &p.boxes[kind]
 	f, ok := box.frames[box.next]
 	if !ok {
-		return frame{}, false
+		return frame.Frame{}, false
 	}
 	delete(box.frames, box.next)
 	box.next++
-	p.stored -= len(f.payload) + headerSize
+	p.stored -= len(f.Payload) + frame.HeaderSize
 	return f, true
 }
 
@@ -187,11 +171,11 @@ func (p *peer) peek(kind Kind) bool {
 
 // passed counts a frame of an all-reduce that went to a sink; ok says that it
 // was its turn.
-func (p *peer) passed(f *frame) (ok bool) {
+func (p *peer) passed(f *frame.Frame) (ok bool) {
 	p.in.Lock()
 	defer p.in.Unlock()
-	box := &p.boxes[f.kind]
-	if f.order != box.next {
+	box := &p.boxes[f.Kind]
+	if f.Order != box.next {
 		return false
 	}
 	box.next++
@@ -206,7 +190,7 @@ func (p *peer) fill(summed bool) (progress bool, err error) {
 		p.w = copy(p.buf, p.buf[p.r:p.w])
 		p.r = 0
 	}
-	n, err := p.fast.read(p.buf[p.w:])
+	n, err := p.fast.TryRead(p.buf[p.w:])
 	if err != nil {
 		return false, err
 	}
@@ -220,30 +204,30 @@ func (p *peer) fill(summed bool) (progress bool, err error) {
 
 // parse hands out the whole frames of buf.
 func (p *peer) parse(summed bool) error {
-	for p.w-p.r >= headerSize {
-		h, err := parseHeader(p.buf[p.r:p.w], fastPayload)
+	for p.w-p.r >= frame.HeaderSize {
+		h, err := frame.Parse(p.buf[p.r:p.w], fastPayload)
 		if err != nil {
 			return err
 		}
-		if p.w-p.r < headerSize+int(h.length) {
+		if p.w-p.r < frame.HeaderSize+int(h.Length) {
 			return nil
 		}
-		payload := p.buf[p.r+headerSize:][:h.length]
-		if err := h.counted(p.received); err != nil {
+		payload := p.buf[p.r+frame.HeaderSize:][:h.Length]
+		if err := h.Counted(p.received); err != nil {
 			return err
 		}
 		if summed {
-			if err := h.check(payload); err != nil {
+			if err := h.Check(payload); err != nil {
 				return err
 			}
 		}
-		if h.kind > lastPublic && h.kind != kindReduce {
-			return fmt.Errorf("%w: %v on the fast lane", errFrame, h.kind)
+		if h.Kind > frame.LastPublic && h.Kind != frame.Reduce {
+			return fmt.Errorf("%w: %v on the fast lane", frame.ErrDamaged, h.Kind)
 		}
 		p.received++
-		p.r += headerSize + int(h.length)
-		f := frame{h, payload}
-		if p.sink != nil && h.kind == kindReduce {
+		p.r += frame.HeaderSize + int(h.Length)
+		f := frame.Frame{Header: h, Payload: payload}
+		if p.sink != nil && h.Kind == frame.Reduce {
 			switch p.sink(&f) {
 			case done:
 				continue
@@ -251,46 +235,10 @@ func (p *peer) parse(summed bool) error {
 				return nil
 			}
 		}
-		f.payload = append([]byte(nil), payload...)
+		f.Payload = append([]byte(nil), payload...)
 		if err := p.store(f); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// readFrame reads one frame of a bulk lane, or a handshake. The buffer grows
-// with what has arrived, not with what was promised.
-func readFrame(r io.Reader, limit int, count uint32, summed bool) (frame, error) {
-	var b [headerSize]byte
-	if _, err := io.ReadFull(r, b[:]); err != nil {
-		return frame{}, err // io.EOF between frames
-	}
-	h, err := parseHeader(b[:], limit)
-	if err != nil {
-		return frame{}, err
-	}
-	if err := h.counted(count); err != nil {
-		return frame{}, err
-	}
-	const step = 1 << 20
-	payload := make([]byte, min(int(h.length), step))
-	for at := 0; ; {
-		if _, err := io.ReadFull(r, payload[at:]); err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			return frame{}, err
-		}
-		if at = len(payload); at == int(h.length) {
-			break
-		}
-		payload = append(payload, make([]byte, min(int(h.length)-at, at))...)
-	}
-	if summed {
-		if err := h.check(payload); err != nil {
-			return frame{}, err
-		}
-	}
-	return frame{h, payload}, nil
 }

@@ -3,6 +3,8 @@ package link
 import (
 	"fmt"
 	"slices"
+
+	"github.com/skein-run/skein/internal/runner/link/frame"
 )
 
 // directLimit is the size in bytes up to which more than two ranks send all to
@@ -29,7 +31,7 @@ type move struct {
 }
 
 // piece is how many values travel in one frame.
-func (m *Mesh) piece() int { return fastPayload / m.format.size() }
+func (m *Mesh) piece() int { return fastPayload / m.format.Size() }
 
 // AllReduce makes of data the sum over ranks, which are shards' indices and
 // this one among them, in place. All of ranks call it in the same order and
@@ -42,8 +44,8 @@ func (m *Mesh) AllReduce(ranks []int, data []float32) error {
 	if me < 0 {
 		return fmt.Errorf("link: shard %d is not among the ranks %v of its all-reduce", m.o.Self, ranks)
 	}
-	if int64(len(data))*4 > MaxPayload {
-		return fmt.Errorf("link: all-reduce of %d values; at most %d are possible", len(data), MaxPayload/4)
+	if int64(len(data))*4 > frame.MaxPayload {
+		return fmt.Errorf("link: all-reduce of %d values; at most %d are possible", len(data), frame.MaxPayload/4)
 	}
 	for i, r := range ranks {
 		if i == me {
@@ -56,11 +58,11 @@ func (m *Mesh) AllReduce(ranks []int, data []float32) error {
 	if len(ranks) == 1 || len(data) == 0 {
 		return m.Err()
 	}
-	m.format.round(data)
+	m.format.Round(data)
 	switch {
 	case len(ranks) == 2:
 		return m.reduceTwo(ranks[1-me], data)
-	case len(data)*m.format.size() <= directLimit:
+	case len(data)*m.format.Size() <= directLimit:
 		return m.reduceDirect(ranks, me, data)
 	}
 	return m.reduceSegments(ranks, me, data)
@@ -70,7 +72,7 @@ func (m *Mesh) AllReduce(ranks []int, data []float32) error {
 // the same in either order.
 func (m *Mesh) reduceTwo(other int, data []float32) error {
 	m.parts.moves = append(m.parts.moves[:0], move{p: m.peers[other], out: data, in: len(data), take: func(at int, piece []byte) {
-		m.format.add(data[at:at+len(piece)/m.format.size()], piece)
+		m.format.Add(data[at:at+len(piece)/m.format.Size()], piece)
 	}})
 	return m.exchange(m.parts.moves)
 }
@@ -97,7 +99,7 @@ func (m *Mesh) gather(ranks []int, me, n int, own func(rank int) []float32) erro
 		}
 		part := m.parts.part(i, n)
 		m.parts.moves = append(m.parts.moves, move{p: m.peers[r], out: own(i), in: n, take: func(at int, piece []byte) {
-			m.format.decode(part[at:at+len(piece)/m.format.size()], piece)
+			m.format.Decode(part[at:at+len(piece)/m.format.Size()], piece)
 		}})
 	}
 	return m.exchange(m.parts.moves)
@@ -154,7 +156,7 @@ func (m *Mesh) reduceSegments(ranks []int, me int, data []float32) error {
 		return err
 	}
 	m.sum(me, own)
-	m.format.round(own)
+	m.format.Round(own)
 	m.parts.moves = m.parts.moves[:0]
 	for i, r := range ranks {
 		if i == me {
@@ -162,7 +164,7 @@ func (m *Mesh) reduceSegments(ranks []int, me int, data []float32) error {
 		}
 		dst := segment(i)
 		m.parts.moves = append(m.parts.moves, move{p: m.peers[r], out: own, in: len(dst), take: func(at int, piece []byte) {
-			m.format.decode(dst[at:at+len(piece)/m.format.size()], piece)
+			m.format.Decode(dst[at:at+len(piece)/m.format.Size()], piece)
 		}})
 	}
 	return m.exchange(m.parts.moves)
@@ -175,7 +177,7 @@ func (m *Mesh) exchange(moves []move) error {
 		v := &moves[i]
 		v.seq = v.p.reduces
 		v.p.reduces++
-		v.p.sink = func(f *frame) taken {
+		v.p.sink = func(f *frame.Frame) taken {
 			if v.got == v.in || !v.p.passed(f) {
 				return keep
 			}
@@ -186,7 +188,7 @@ func (m *Mesh) exchange(moves []move) error {
 		}
 		defer func() { v.p.sink = nil }()
 		for v.got < v.in { // what came early
-			f, ok := v.p.take(kindReduce)
+			f, ok := v.p.take(frame.Reduce)
 			if !ok {
 				break
 			}
@@ -196,7 +198,7 @@ func (m *Mesh) exchange(moves []move) error {
 		}
 	}
 	defer m.waitingFor.Store(-1)
-	m.spin.begin()
+	m.spin.Begin()
 	for {
 		progress, finished := false, true
 		readers, writers := m.lanes[0][:0], m.lanes[1][:0]
@@ -229,13 +231,13 @@ func (m *Mesh) exchange(moves []move) error {
 			return err
 		}
 		if progress {
-			m.spin.begin()
+			m.spin.Begin()
 			continue
 		}
-		if !m.spin.again() {
+		if !m.spin.Again() {
 			m.asleep.Store(true)
 			if m.cause.Load() == nil {
-				m.sleeper.sleep(readers, writers)
+				m.sleeper.Sleep(readers, writers)
 			}
 			m.asleep.Store(false)
 		}
@@ -265,19 +267,19 @@ func (m *Mesh) forward(v *move) (left, progress bool, err error) {
 // encodePiece puts the next piece of v in the peer's pending. Under out.
 func (m *Mesh) encodePiece(v *move) {
 	n := min(len(v.out)-v.sent, m.piece())
-	b := v.p.room(headerSize + n*m.format.size())
-	m.format.encode(b[headerSize:], v.out[v.sent:v.sent+n])
-	seal(b, v.p.order(header{kind: kindReduce, seq: v.seq, part: uint16(v.outPart)}), &v.p.sent, m.summed)
+	b := v.p.room(frame.HeaderSize + n*m.format.Size())
+	m.format.Encode(b[frame.HeaderSize:], v.out[v.sent:v.sent+n])
+	frame.Seal(b, v.p.order(frame.Header{Kind: frame.Reduce, Seq: v.seq, Part: uint16(v.outPart)}), &v.p.sent, m.summed)
 	v.sent += n
 	v.outPart++
 }
 
 // accept takes one piece.
-func (m *Mesh) accept(v *move, f *frame) error {
+func (m *Mesh) accept(v *move, f *frame.Frame) error {
 	n := min(v.in-v.got, m.piece())
-	if f.seq != v.seq || int(f.part) != v.inPart || len(f.payload) != n*m.format.size() {
+	if f.Seq != v.seq || int(f.Part) != v.inPart || len(f.Payload) != n*m.format.Size() {
 		return m.fail(v.p.index, fmt.Sprintf("sent piece %d of all-reduce %d, %d bytes, where piece %d of %d, %d bytes, was expected: the two are not in the same step",
-			f.part, f.seq, len(f.payload), v.inPart, v.seq, n*m.format.size()))
+			f.Part, f.Seq, len(f.Payload), v.inPart, v.seq, n*m.format.Size()))
 	}
 	// In a sum in place, what is added to must have been encoded before.
 	if v.out != nil && v.sent < min(v.got+n, len(v.out)) {
@@ -287,7 +289,7 @@ func (m *Mesh) accept(v *move, f *frame) error {
 		}
 		v.p.out.Unlock()
 	}
-	v.take(v.got, f.payload)
+	v.take(v.got, f.Payload)
 	v.got += n
 	v.inPart++
 	return nil

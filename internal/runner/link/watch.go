@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/skein-run/skein/internal/runner/link/frame"
 )
 
 // How long a broken mesh goes on, to tell the others and to hear from them.
@@ -34,15 +36,15 @@ func (m *Mesh) fail(culprit int, cause string) error {
 			p.out.Lock()
 			clear(p.queue)
 			p.queue, p.last = p.queue[:0], true
-			p.enqueue(header{kind: kindAbort}, append(make([]byte, headerSize), body...))
+			p.enqueue(frame.Header{Kind: frame.Abort}, append(make([]byte, frame.HeaderSize), body...))
 			p.out.Unlock()
 			// A peer that does not read must not keep the writer; an error here
 			// ends the writer sooner.
 			_ = p.bulk.SetWriteDeadline(time.Now().Add(lastWords))
 		}
 		close(m.broken)
-		m.sleeper.wake()
-		m.flusher.wake()
+		m.sleeper.Wake()
+		m.flusher.Wake()
 	})
 	return m.Err()
 }
@@ -70,7 +72,7 @@ func (m *Mesh) lostLater(p *peer, err error) { _ = m.lost(p, err) }
 // error" is what this side's TLS has against a record.
 func damaged(err error) bool {
 	var op *net.OpError
-	return errors.Is(err, errFrame) || errors.As(err, &op) && op.Op == "local error"
+	return errors.Is(err, frame.ErrDamaged) || errors.As(err, &op) && op.Op == "local error"
 }
 
 // ended says what the end of a connection means.
@@ -101,7 +103,7 @@ func (h hearing) Read(b []byte) (int, error) {
 func (m *Mesh) bulkReading(p *peer) {
 	r := bufio.NewReaderSize(hearing{p}, 64<<10)
 	for count := uint32(0); ; count++ {
-		f, err := readFrame(r, MaxPayload, count, m.summed)
+		f, err := frame.Read(r, frame.MaxPayload, count, m.summed)
 		switch {
 		case m.cause.Load() != nil:
 		case err == nil:
@@ -120,30 +122,30 @@ func (m *Mesh) bulkReading(p *peer) {
 	_, _ = io.Copy(io.Discard, r)
 }
 
-func (m *Mesh) bulkFrame(p *peer, f frame) error {
-	switch f.kind {
-	case kindBeat:
-		if len(f.payload) != 2 {
-			return m.fail(p.index, fmt.Sprintf("sent a beat of %d bytes", len(f.payload)))
+func (m *Mesh) bulkFrame(p *peer, f frame.Frame) error {
+	switch f.Kind {
+	case frame.Beat:
+		if len(f.Payload) != 2 {
+			return m.fail(p.index, fmt.Sprintf("sent a beat of %d bytes", len(f.Payload)))
 		}
-		p.waiting.Store(int64(f.payload[0]) + int64(f.payload[1])<<8 - 1)
-	case kindReady:
+		p.waiting.Store(int64(f.Payload[0]) + int64(f.Payload[1])<<8 - 1)
+	case frame.Ready:
 		var at place
-		if err := json.Unmarshal(f.payload, &at); err != nil {
+		if err := json.Unmarshal(f.Payload, &at); err != nil {
 			return m.fail(p.index, "says where it runs in a way that can't be read")
 		}
 		p.near.Store(int64(at.near(here())))
 		p.ready.Store(true)
 		m.countReady()
-	case kindAbort:
+	case frame.Abort:
 		var a abortBody
-		if err := json.Unmarshal(f.payload, &a); err != nil || a.Culprit < -1 || a.Culprit >= len(m.peers) {
+		if err := json.Unmarshal(f.Payload, &a); err != nil || a.Culprit < -1 || a.Culprit >= len(m.peers) {
 			return m.fail(p.index, "sent an abort that can't be read")
 		}
 		return m.fail(a.Culprit, strings.ToValidUTF8(a.Cause, "?"))
 	default:
-		if f.kind > lastPublic {
-			return m.fail(p.index, fmt.Sprintf("sent %v on the bulk lane", f.kind))
+		if f.Kind > frame.LastPublic {
+			return m.fail(p.index, fmt.Sprintf("sent %v on the bulk lane", f.Kind))
 		}
 		if err := p.store(f); err != nil {
 			return m.fail(p.index, err.Error())
@@ -183,7 +185,7 @@ func (m *Mesh) bulkWriting(p *peer) {
 		p.queue = p.queue[1:]
 		p.queued -= len(s.bytes)
 		p.out.Unlock()
-		seal(s.bytes, s.header, &count, m.summed)
+		frame.Seal(s.bytes, s.Header, &count, m.summed)
 		if _, err := p.bulk.Write(s.bytes); err != nil {
 			// The reader of this lane, or the beats, will say what happened.
 			m.lostLater(p, err)
@@ -225,7 +227,7 @@ func (m *Mesh) beat() {
 		p.out.Lock()
 		// Where frames wait, their bytes show that this shard lives.
 		if len(p.queue) == 0 && !p.last {
-			p.enqueue(header{kind: kindBeat}, append(make([]byte, headerSize), body...))
+			p.enqueue(frame.Header{Kind: frame.Beat}, append(make([]byte, frame.HeaderSize), body...))
 		}
 		p.out.Unlock()
 	}
@@ -297,7 +299,7 @@ func (m *Mesh) Close() {
 		m.writers.Wait()
 		for _, p := range m.peers {
 			if p != nil {
-				p.fast.shut()
+				p.fast.Shut()
 				_ = p.bulk.SetReadDeadline(time.Now().Add(lastWords))
 			}
 		}
@@ -308,12 +310,12 @@ func (m *Mesh) Close() {
 		for _, p := range m.peers {
 			if p != nil {
 				p.out.Lock() // a Send may be in the lane
-				p.fast.close()
+				p.fast.Free()
 				p.out.Unlock()
 				_ = p.bulk.Close()
 			}
 		}
-		m.sleeper.close()
-		m.flusher.close()
+		m.sleeper.Close()
+		m.flusher.Close()
 	})
 }

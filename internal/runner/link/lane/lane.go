@@ -1,4 +1,4 @@
-package link
+package lane
 
 import (
 	"fmt"
@@ -7,29 +7,30 @@ import (
 	"sync"
 )
 
-// lane moves the bytes of a fast connection without waiting. Reads come from
+// Lane moves the bytes of a fast connection without waiting. Reads come from
 // one goroutine at a time, writes too.
-type lane interface {
-	// read gives what is there; 0 and no error: nothing now.
-	read(b []byte) (int, error)
-	// write takes what fits; 0 and no error: full.
-	write(b []byte) (int, error)
-	// flush moves on what write took and the kernel did not; done says that
+type Lane interface {
+	// TryRead gives what is there; 0 and no error: nothing now.
+	TryRead(b []byte) (int, error)
+	// TryWrite takes what fits; 0 and no error: full.
+	TryWrite(b []byte) (int, error)
+	// Flush moves on what TryWrite took and the kernel did not; done says that
 	// nothing is left.
-	flush() (done bool, err error)
-	// shut ends both directions; what waits for them wakes.
-	shut()
-	// close frees the descriptor; nobody may use the lane any more.
-	close()
+	Flush() (done bool, err error)
+	// Shut ends both directions; what waits for them wakes.
+	Shut()
+	// Free gives the descriptor back; nobody may use the lane any more.
+	Free()
 }
 
-// sleeper lets a goroutine sleep until one of its lanes can go on.
-type sleeper interface {
-	// sleep returns when one of readers has bytes, one of writers takes some,
-	// or wake was called since the last sleep.
-	sleep(readers, writers []lane)
-	wake()
-	close()
+// Sleeper lets a goroutine sleep until one of its lanes can go on.
+type Sleeper interface {
+	// Sleep returns when one of readers has bytes, one of writers takes some,
+	// or Wake was called since the last Sleep.
+	Sleep(readers, writers []Lane)
+	Wake()
+	// Close frees what the sleeper holds; a later Wake does nothing.
+	Close()
 }
 
 // pump is a lane over any connection, by two goroutines that wait for it. It
@@ -48,8 +49,11 @@ type pump struct {
 	gone bool
 }
 
-// pumpBuffer bounds what a pump reads ahead, in bytes.
-const pumpBuffer = 4 << 20
+// Bounds of a pump in bytes: what it reads ahead, and what it takes to write.
+const (
+	pumpBuffer = 4 << 20
+	maxUnsent  = 1 << 30
+)
 
 func newPump(conn net.Conn, notify func()) *pump {
 	p := &pump{conn: conn, notify: notify}
@@ -99,7 +103,7 @@ func (p *pump) writing() {
 	}
 }
 
-func (p *pump) read(b []byte) (int, error) {
+func (p *pump) TryRead(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := copy(b, p.in)
@@ -111,8 +115,8 @@ func (p *pump) read(b []byte) (int, error) {
 	return n, nil
 }
 
-// write takes everything, up to a bound.
-func (p *pump) write(b []byte) (int, error) {
+// TryWrite takes everything, up to a bound.
+func (p *pump) TryWrite(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.werr != nil {
@@ -121,7 +125,7 @@ func (p *pump) write(b []byte) (int, error) {
 	if p.gone {
 		return 0, io.ErrClosedPipe
 	}
-	if len(p.out) > maxWaiting {
+	if len(p.out) > maxUnsent {
 		return 0, fmt.Errorf("%d bytes wait to be sent", len(p.out))
 	}
 	p.out = append(p.out, b...)
@@ -129,9 +133,9 @@ func (p *pump) write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (p *pump) flush() (bool, error) { return true, nil }
+func (p *pump) Flush() (bool, error) { return true, nil }
 
-func (p *pump) shut() {
+func (p *pump) Shut() {
 	p.mu.Lock()
 	p.gone = true
 	p.more.Broadcast()
@@ -139,23 +143,24 @@ func (p *pump) shut() {
 	p.conn.Close() // nothing that it could say would change what follows
 }
 
-func (p *pump) close() {
-	p.shut()
+func (p *pump) Free() {
+	p.Shut()
 	p.done.Wait()
 }
 
 // bell is the sleeper of pumps.
 type bell chan struct{}
 
-func newBell() bell { return make(bell, 1) }
+// NewBell gives the sleeper of pumps, which is all that a fake clock needs.
+func NewBell() Sleeper { return make(bell, 1) }
 
-func (b bell) sleep(_, _ []lane) { <-b }
+func (b bell) Sleep(_, _ []Lane) { <-b }
 
-func (b bell) wake() {
+func (b bell) Wake() {
 	select {
 	case b <- struct{}{}:
 	default: // rings already
 	}
 }
 
-func (b bell) close() {}
+func (b bell) Close() {}

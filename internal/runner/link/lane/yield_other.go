@@ -1,6 +1,6 @@
 //go:build !linux
 
-package link
+package lane
 
 // yield is nil: polling has its time limit only.
 var yield func()

@@ -1,15 +1,15 @@
-package link
+package lane
 
 import "time"
 
-// spinner decides how long to poll before sleeping.
+// Spinner decides how long to poll before sleeping.
 //
 // Polling is free while this thread has a core that nobody else wants, which is
 // how shards should be placed. Where threads outnumber cores it would take the
 // core from the very shard that is waited for. So now and then the spinner
 // yields: a yield that takes long means that somebody else had work for this
 // core, and then the next waits sleep at once, more of them each time.
-type spinner struct {
+type Spinner struct {
 	limit time.Duration // 0 or less: never poll
 	yield func()        // nil: the system has none
 
@@ -19,6 +19,9 @@ type spinner struct {
 	penalty int // waits that the next long yield costs
 }
 
+// NewSpinner polls for limit; 0 or less: never.
+func NewSpinner(limit time.Duration) Spinner { return Spinner{limit: limit, yield: yield} }
+
 const (
 	yieldEach   = 16 // polls; a clock and a yield are as long as one poll
 	longYield   = 100 * time.Microsecond
@@ -26,11 +29,11 @@ const (
 	penaltyHigh = 1024
 )
 
-// begin begins a wait, or one anew after progress.
-func (s *spinner) begin() { s.polls = 0 }
+// Begin begins a wait, or one anew after progress.
+func (s *Spinner) Begin() { s.polls = 0 }
 
-// again says whether to poll once more. The clock is read once in a few polls.
-func (s *spinner) again() bool {
+// Again says whether to poll once more. The clock is read once in a few polls.
+func (s *Spinner) Again() bool {
 	if s.limit <= 0 {
 		return false
 	}

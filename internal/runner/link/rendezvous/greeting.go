@@ -1,4 +1,4 @@
-package link
+package rendezvous
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"net"
 	"strings"
 	"time"
+
+	"github.com/skein-run/skein/internal/runner/link/frame"
 )
 
 // Both sides begin with a preamble: six letters and the version (uint16,
@@ -19,6 +21,8 @@ import (
 const (
 	magic        = "SKLINK"
 	preambleSize = len(magic) + 2
+	// A greeting is small, and comes from a stranger.
+	maxGreeting = 4 << 10
 )
 
 // hello is what the caller says of itself; JSON.
@@ -41,37 +45,37 @@ type refusal struct {
 
 func (r refusal) Error() string { return r.Cause }
 
-func appendHandshake(b []byte, kind Kind, body []byte) []byte {
+func appendGreeting(b []byte, kind frame.Kind, body []byte) []byte {
 	b = append(b, magic...)
-	b = binary.LittleEndian.AppendUint16(b, Version)
+	b = binary.LittleEndian.AppendUint16(b, frame.Version)
 	at := len(b)
-	b = append(b, make([]byte, headerSize)...)
+	b = append(b, make([]byte, frame.HeaderSize)...)
 	b = append(b, body...)
 	var count uint32
-	seal(b[at:], header{kind: kind}, &count, true)
+	frame.Seal(b[at:], frame.Header{Kind: kind}, &count, true)
 	return b
 }
 
-// readHandshake reads a preamble and a frame.
-func readHandshake(r io.Reader) (frame, error) {
+// readGreeting reads a preamble and a frame.
+func readGreeting(r io.Reader) (frame.Frame, error) {
 	var b [preambleSize]byte
 	n, err := io.ReadFull(r, b[:])
 	// A TLS handshake, or a short alert against what this side has said.
 	if n >= 2 && (b[0] == 0x15 || b[0] == 0x16) && b[1] == 3 {
-		return frame{}, errors.New("the other side speaks TLS, this one has no certificate; give all shards of a group theirs")
+		return frame.Frame{}, errors.New("the other side speaks TLS, this one has no certificate; give all shards of a group theirs")
 	}
 	if err != nil {
-		return frame{}, fmt.Errorf("no greeting: %w", err)
+		return frame.Frame{}, fmt.Errorf("no greeting: %w", err)
 	}
 	switch version := binary.LittleEndian.Uint16(b[len(magic):]); {
 	case string(b[:len(magic)]) != magic:
-		return frame{}, fmt.Errorf("the other side is no shard: it began with %q", b)
-	case version != Version:
-		return frame{}, fmt.Errorf("the other side speaks version %d of the link protocol, this one %d; use one release of skein on all machines", version, Version)
+		return frame.Frame{}, fmt.Errorf("the other side is no shard: it began with %q", b)
+	case version != frame.Version:
+		return frame.Frame{}, fmt.Errorf("the other side speaks version %d of the link protocol, this one %d; use one release of skein on all machines", version, frame.Version)
 	}
-	f, err := readFrame(r, maxHello, 0, true)
+	f, err := frame.Read(r, maxGreeting, 0, true)
 	if err != nil {
-		return frame{}, fmt.Errorf("greeting: %w", err)
+		return frame.Frame{}, fmt.Errorf("greeting: %w", err)
 	}
 	return f, nil
 }
@@ -101,7 +105,7 @@ func secure(ctx context.Context, c net.Conn, config *tls.Config, client bool) (n
 		var record tls.RecordHeaderError
 		if errors.As(err, &record) {
 			if record.Conn != nil { // a caller without TLS can be told; the cause is reported here either way
-				_, _ = c.Write(appendHandshake(nil, kindRefusal, marshal(refusal{Cause: "it speaks TLS only, the caller has no certificate; give all shards of a group theirs"})))
+				_, _ = c.Write(appendGreeting(nil, frame.Refusal, marshal(refusal{Cause: "it speaks TLS only, the caller has no certificate; give all shards of a group theirs"})))
 			}
 			return nil, fmt.Errorf("TLS: the other side speaks none; give all shards of a group certificates: %w", err)
 		}
@@ -111,35 +115,35 @@ func secure(ctx context.Context, c net.Conn, config *tls.Config, client bool) (n
 }
 
 // greet is the caller's side of the handshake.
-func greet(ctx context.Context, c net.Conn, o Options, to int, bulk bool) (net.Conn, error) {
+func greet(ctx context.Context, c net.Conn, o Party, to int, bulk bool) (net.Conn, error) {
 	c, err := secure(ctx, c, o.TLS, true)
 	if err != nil {
 		return nil, err
 	}
 	body := marshal(hello{Group: o.Group, Epoch: o.Epoch, From: o.Self, To: to, Shards: len(o.Addresses), Bulk: bulk, Half: o.HalfPrecision})
-	if _, err := c.Write(appendHandshake(nil, kindHello, body)); err != nil {
+	if _, err := c.Write(appendGreeting(nil, frame.Hello, body)); err != nil {
 		return nil, fmt.Errorf("greet: %w", err)
 	}
-	f, err := readHandshake(c)
+	f, err := readGreeting(c)
 	if err != nil {
 		return nil, err
 	}
-	switch f.kind {
-	case kindWelcome:
+	switch f.Kind {
+	case frame.Welcome:
 		return c, nil
-	case kindRefusal:
+	case frame.Refusal:
 		var r refusal
-		if err := json.Unmarshal(f.payload, &r); err != nil {
-			return nil, fmt.Errorf("%w: refusal that can't be read", errFrame)
+		if err := json.Unmarshal(f.Payload, &r); err != nil {
+			return nil, fmt.Errorf("%w: refusal that can't be read", frame.ErrDamaged)
 		}
 		r.Cause = "it refuses: " + strings.ToValidUTF8(r.Cause, "?")
 		return nil, r
 	}
-	return nil, fmt.Errorf("%w: %v instead of a welcome", errFrame, f.kind)
+	return nil, fmt.Errorf("%w: %v instead of a welcome", frame.ErrDamaged, f.Kind)
 }
 
 // judge says why a caller is not welcome; nil: it is.
-func (h hello) judge(o Options) error {
+func (h hello) judge(o Party) error {
 	switch {
 	case h.Group != o.Group:
 		return refusal{Cause: fmt.Sprintf("this is a shard of group %q, not of %q", o.Group, clip(h.Group))}
@@ -167,19 +171,19 @@ func clip(s string) string {
 }
 
 // answer is the called side's part: it gives the connection and who calls.
-func answer(ctx context.Context, c net.Conn, o Options) (net.Conn, hello, error) {
+func answer(ctx context.Context, c net.Conn, o Party) (net.Conn, hello, error) {
 	c, err := secure(ctx, c, o.TLS, false)
 	if err != nil {
 		return nil, hello{}, err
 	}
 	var h hello
-	f, err := readHandshake(c)
+	f, err := readGreeting(c)
 	switch {
 	case err != nil:
-	case f.kind != kindHello:
-		err = fmt.Errorf("%w: %v instead of a hello", errFrame, f.kind)
+	case f.Kind != frame.Hello:
+		err = fmt.Errorf("%w: %v instead of a hello", frame.ErrDamaged, f.Kind)
 	default:
-		if err = json.Unmarshal(f.payload, &h); err == nil {
+		if err = json.Unmarshal(f.Payload, &h); err == nil {
 			err = h.judge(o)
 		}
 	}
@@ -187,11 +191,19 @@ func answer(ctx context.Context, c net.Conn, o Options) (net.Conn, hello, error)
 		r := refusal{Cause: err.Error()}
 		_ = errors.As(err, &r)
 		// Who is refused may be gone; the cause is reported here either way.
-		_, _ = c.Write(appendHandshake(nil, kindRefusal, marshal(r)))
+		_, _ = c.Write(appendGreeting(nil, frame.Refusal, marshal(r)))
 		return nil, h, err
 	}
-	if _, err := c.Write(appendHandshake(nil, kindWelcome, nil)); err != nil {
+	if _, err := c.Write(appendGreeting(nil, frame.Welcome, nil)); err != nil {
 		return nil, h, fmt.Errorf("welcome: %w", err)
 	}
 	return c, h, nil
+}
+
+func marshal(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // of plain structs
+	}
+	return b
 }

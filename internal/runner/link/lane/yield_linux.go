@@ -1,4 +1,4 @@
-package link
+package lane
 
 import "golang.org/x/sys/unix"
 

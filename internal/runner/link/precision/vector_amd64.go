@@ -1,4 +1,4 @@
-package link
+package precision
 
 // These take n values, a multiple of vector and not none. A prompt chunk sums
 // up some megabytes, twice a layer.

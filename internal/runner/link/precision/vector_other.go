@@ -1,6 +1,6 @@
 //go:build !amd64
 
-package link
+package precision
 
 // How many values go together here: none.
 

@@ -1,30 +1,35 @@
-package link
+// Package precision turns the values that shards exchange into bytes and back:
+// f32, or f16 in half the bytes. What is added up is added up as f32.
+//
+// It is in the way of every all-reduce, so f32 has vector instructions where the
+// processor has them; every processor gets the same bits.
+package precision
 
 import (
 	"encoding/binary"
 	"math"
 )
 
-// format is how values travel.
-type format bool
+// Format is how values travel.
+type Format bool
 
-// half is f16: half the bytes, not exact.
+// Half is f16: half the bytes, not exact.
 const (
-	single format = false
-	half   format = true
+	Single Format = false
+	Half   Format = true
 )
 
-// size is a value's size in bytes.
-func (f format) size() int {
-	if f == half {
+// Size is a value's size in bytes.
+func (f Format) Size() int {
+	if f == Half {
 		return 2
 	}
 	return 4
 }
 
-// encode writes src to dst, which has len(src) times f.size bytes.
-func (f format) encode(dst []byte, src []float32) {
-	if f == half {
+// Encode writes src to dst, which has len(src) times f.Size bytes.
+func (f Format) Encode(dst []byte, src []float32) {
+	if f == Half {
 		for i, v := range src {
 			binary.LittleEndian.PutUint16(dst[2*i:], toHalf(v))
 		}
@@ -38,9 +43,9 @@ func (f format) encode(dst []byte, src []float32) {
 	}
 }
 
-// decode reads len(dst) values from src.
-func (f format) decode(dst []float32, src []byte) {
-	if f == half {
+// Decode reads len(dst) values from src.
+func (f Format) Decode(dst []float32, src []byte) {
+	if f == Half {
 		for i := range dst {
 			dst[i] = fromHalf(binary.LittleEndian.Uint16(src[2*i:]))
 		}
@@ -54,9 +59,9 @@ func (f format) decode(dst []float32, src []byte) {
 	}
 }
 
-// add adds the len(dst) values of src to dst.
-func (f format) add(dst []float32, src []byte) {
-	if f == half {
+// Add adds the len(dst) values of src to dst.
+func (f Format) Add(dst []float32, src []byte) {
+	if f == Half {
 		for i := range dst {
 			dst[i] += fromHalf(binary.LittleEndian.Uint16(src[2*i:]))
 		}
@@ -78,9 +83,9 @@ func (f format) add(dst []float32, src []byte) {
 	}
 }
 
-// round makes of each value what its receiver will see.
-func (f format) round(values []float32) {
-	if f == single {
+// Round makes of each value what its receiver will see.
+func (f Format) Round(values []float32) {
+	if f == Single {
 		return
 	}
 	for i, v := range values {

@@ -1,6 +1,6 @@
 //go:build unix
 
-package link
+package lane
 
 import (
 	"crypto/tls"
@@ -50,8 +50,8 @@ func (s *socket) take() error {
 	return tcp.Close()
 }
 
-// read is the lane's read: n 0 without an error is nothing now.
-func (s *socket) read(b []byte) (int, error) {
+// TryRead is the lane's read: n 0 without an error is nothing now.
+func (s *socket) TryRead(b []byte) (int, error) {
 	for {
 		n, err := unix.Read(s.fd, b)
 		switch {
@@ -67,7 +67,7 @@ func (s *socket) read(b []byte) (int, error) {
 	}
 }
 
-func (s *socket) write(b []byte) (int, error) {
+func (s *socket) TryWrite(b []byte) (int, error) {
 	for {
 		n, err := unix.Write(s.fd, b)
 		switch {
@@ -89,12 +89,12 @@ func (s *socket) CloseWrite() error {
 	return nil
 }
 
-func (s *socket) flush() (bool, error) { return true, nil }
+func (s *socket) Flush() (bool, error) { return true, nil }
 
-// shut can only fail on a connection that has ended already.
-func (s *socket) shut() { _ = unix.Shutdown(s.fd, unix.SHUT_RDWR) }
+// Shut can only fail on a connection that has ended already.
+func (s *socket) Shut() { _ = unix.Shutdown(s.fd, unix.SHUT_RDWR) }
 
-func (s *socket) close() { _ = unix.Close(s.fd) }
+func (s *socket) Free() { _ = unix.Close(s.fd) }
 
 // records is what crypto/tls sees of a socket: blocking in the handshake, never
 // waiting after it. Its records have 16 kB at most, so several of them are read
@@ -118,7 +118,7 @@ func (s *records) Read(b []byte) (int, error) {
 		if cap(s.in) == 0 {
 			s.in = make([]byte, 0, recordsAhead)
 		}
-		n, err := s.read(s.in[:cap(s.in)])
+		n, err := s.TryRead(s.in[:cap(s.in)])
 		if n == 0 && err == nil {
 			err = errAgain{}
 		}
@@ -132,7 +132,7 @@ func (s *records) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// Write keeps sealed bytes until flush.
+// Write keeps sealed bytes until Flush.
 func (s *records) Write(b []byte) (int, error) {
 	if !s.taken {
 		return s.Conn.Write(b)
@@ -141,9 +141,9 @@ func (s *records) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (s *records) flush() (bool, error) {
+func (s *records) Flush() (bool, error) {
 	for s.w < len(s.out) {
-		n, err := s.write(s.out[s.w:])
+		n, err := s.TryWrite(s.out[s.w:])
 		if err != nil || n == 0 {
 			return false, err
 		}
@@ -159,7 +159,7 @@ type sealed struct {
 	conn *tls.Conn
 }
 
-func (s *sealed) read(b []byte) (int, error) {
+func (s *sealed) TryRead(b []byte) (int, error) {
 	n, err := s.conn.Read(b)
 	if errors.Is(err, errAgain{}) {
 		err = nil
@@ -167,20 +167,20 @@ func (s *sealed) read(b []byte) (int, error) {
 	return n, err
 }
 
-// write seals a part when the last one is gone, so that reading has its turn.
-func (s *sealed) write(b []byte) (int, error) {
-	if done, err := s.flush(); err != nil || !done {
+// TryWrite seals a part when the last one is gone, so that reading has its turn.
+func (s *sealed) TryWrite(b []byte) (int, error) {
+	if done, err := s.Flush(); err != nil || !done {
 		return 0, err
 	}
 	n, err := s.conn.Write(b[:min(len(b), recordsAhead)])
 	if err == nil {
-		_, err = s.flush()
+		_, err = s.Flush()
 	}
 	return n, err
 }
 
 // descriptor of a lane of this file.
-func descriptor(l lane) int32 {
+func descriptor(l Lane) int32 {
 	switch l := l.(type) {
 	case *sealed:
 		return int32(l.fd)
@@ -208,14 +208,14 @@ func newPoller() (*poller, error) {
 	for _, fd := range p.pipe {
 		unix.CloseOnExec(fd)
 		if err := unix.SetNonblock(fd, true); err != nil {
-			p.close()
+			p.Close()
 			return nil, fmt.Errorf("make a pipe: %w", err)
 		}
 	}
 	return p, nil
 }
 
-func (p *poller) sleep(readers, writers []lane) {
+func (p *poller) Sleep(readers, writers []Lane) {
 	p.fds = append(p.fds[:0], unix.PollFd{Fd: int32(p.pipe[0]), Events: unix.POLLIN})
 	for _, l := range readers {
 		p.fds = append(p.fds, unix.PollFd{Fd: descriptor(l), Events: unix.POLLIN})
@@ -233,8 +233,8 @@ func (p *poller) sleep(readers, writers []lane) {
 	}
 }
 
-// wake needs no success: a full pipe wakes too.
-func (p *poller) wake() {
+// Wake needs no success: a full pipe wakes too.
+func (p *poller) Wake() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.closed {
@@ -242,7 +242,7 @@ func (p *poller) wake() {
 	}
 }
 
-func (p *poller) close() {
+func (p *poller) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
@@ -250,11 +250,11 @@ func (p *poller) close() {
 	_ = unix.Close(p.pipe[1])
 }
 
-// newSleeper and newLane choose sockets that can be polled.
-func newSleeper() (sleeper, error) { return newPoller() }
+// NewSleeper is the sleeper of lanes made by New.
+func NewSleeper() (Sleeper, error) { return newPoller() }
 
-// unsealed is what a connection is, or lies below its TLS.
-func unsealed(c net.Conn, secure bool) net.Conn {
+// Unsealed is what a connection is, or lies below its TLS.
+func Unsealed(c net.Conn, secure bool) net.Conn {
 	s := &socket{Conn: c, fd: -1}
 	if secure {
 		return &records{socket: s}
@@ -262,8 +262,10 @@ func unsealed(c net.Conn, secure bool) net.Conn {
 	return s
 }
 
-// newLane takes a connection of unsealed, or TLS over one.
-func newLane(c net.Conn, notify func()) (lane, error) {
+// New makes a lane of a connection of Unsealed, or of TLS over one, and takes the
+// connection out of Go's poller. Over any other connection it is a pump, which
+// calls notify when it can go on.
+func New(c net.Conn, notify func()) (Lane, error) {
 	switch c := c.(type) {
 	case *socket:
 		return c, c.take()
