@@ -13,6 +13,7 @@ import (
 
 	"github.com/skein-run/skein/internal/bytesize"
 	"github.com/skein-run/skein/internal/cluster/placement"
+	"github.com/skein-run/skein/internal/cluster/placement/cost"
 	"github.com/skein-run/skein/internal/cluster/placement/profile"
 	"github.com/skein-run/skein/internal/library"
 )
@@ -206,7 +207,7 @@ func (f *planFlags) read(cmd *cobra.Command, entry library.Entry, model placemen
 		if !(f.decode > 0) || !(f.prefill > 0) || f.two < 0 {
 			return out, errors.New("--decode and --prefill belong together, and --decode-two to them: give them as tokens/s above 0")
 		}
-		v, err := placement.Calibrate(model, placement.Measured{Decode: f.decode, Prefill: f.prefill, Depth: 256,
+		v, err := cost.Calibrate(model, cost.Measured{Decode: f.decode, Prefill: f.prefill, Depth: 256,
 			Streams: 2, Aggregate: f.two, Step: min(assumedStep, 0.5/f.decode)})
 		if err != nil {
 			return out, err

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"math"
 	"slices"
+
+	"github.com/skein-run/skein/internal/cluster/placement/cost"
 )
 
 // shape is what decides which pieces fit: the same for many seats.
@@ -39,7 +41,7 @@ func (t *table) endsOf(k shape) []int {
 	if out, ok := t.known[k]; ok {
 		return out
 	}
-	n := len(t.sums.m.Layers)
+	n := len(t.request.Model.Layers)
 	rows := t.needsOf(cut{k.units, k.all})
 	out := make([]int, n)
 	end := 0
@@ -49,7 +51,7 @@ func (t *table) endsOf(k shape) []int {
 			t.steps++
 			need := &rows[first][end-first]
 			if *need == 0 {
-				*need = headroom(t.sums.memory(piece{first: first, end: end + 1, units: k.units, all: k.all}).Total)
+				*need = cost.Headroom(t.sums.Memory(cost.Piece{First: first, End: end + 1, Units: k.units, All: k.all}).Total)
 			}
 			if *need > k.free {
 				break
@@ -72,7 +74,7 @@ func (t *table) needsOf(k cut) [][]int64 {
 	if rows, ok := t.needs[k]; ok {
 		return rows
 	}
-	n := len(t.sums.m.Layers)
+	n := len(t.request.Model.Layers)
 	all := make([]int64, n*(n+1)/2)
 	rows := make([][]int64, n)
 	for first := range rows {
@@ -85,19 +87,19 @@ func (t *table) needsOf(k cut) [][]int64 {
 // least is the smallest end of a stage that begins with a layer, beyond all
 // layers if there is none.
 func (t *table) least(first int) int {
-	if t.sums.m.Least == nil {
+	if t.request.Model.Least == nil {
 		return first + 1
 	}
-	if end := t.sums.m.Least[first]; end > first {
+	if end := t.request.Model.Least[first]; end > first {
 		return end
 	}
-	return len(t.sums.m.Layers) + 1
+	return len(t.request.Model.Layers) + 1
 }
 
 // split gives each stage its layers, all stages at least one, near to what
 // their speed and memory call for. It reports false when they do not fit.
 func (t *table) split(stages []*stage) bool {
-	n, k := len(t.sums.m.Layers), len(stages)
+	n, k := len(t.request.Model.Layers), len(stages)
 	if k > n {
 		return false
 	}
@@ -131,7 +133,7 @@ func (t *table) split(stages []*stage) bool {
 		best := -1
 		for j := t.least(first); j <= fit[s][first]; j++ {
 			t.steps++
-			if reach[s+1][j] && (best < 0 || math.Abs(t.position(j)-wanted[s]) < math.Abs(t.position(best)-wanted[s])) {
+			if reach[s+1][j] && (best < 0 || math.Abs(t.sums.Position(j)-wanted[s]) < math.Abs(t.sums.Position(best)-wanted[s])) {
 				best = j
 			}
 		}
@@ -141,21 +143,12 @@ func (t *table) split(stages []*stage) bool {
 	return true
 }
 
-// position is where a cut before layer j lies, in bytes that a token reads.
-func (t *table) position(j int) float64 {
-	at := float64(t.sums.read[j].Sum())
-	if j == len(t.sums.m.Layers) {
-		at += float64(t.sums.m.HeadRead.Sum())
-	}
-	return at
-}
-
 // wanted is where each stage should end: they would take equal time, as far as
 // memory allows.
 func (t *table) wanted(stages []*stage) []float64 {
-	total := t.position(len(t.sums.m.Layers))
-	weights := float64(t.sums.weights[len(t.sums.m.Layers)].Sum()) + float64(t.sums.m.Head.Sum())
-	whole := float64(t.sums.memory(piece{first: 0, end: len(t.sums.m.Layers), units: 1, all: 1}).Total) * 1.1
+	total := t.sums.Position(len(t.request.Model.Layers))
+	weights := t.sums.Weights()
+	whole := float64(t.sums.Memory(cost.Piece{First: 0, End: len(t.request.Model.Layers), Units: 1, All: 1}).Total) * 1.1
 	speeds, most := make([]float64, len(stages)), make([]float64, len(stages))
 	for s, g := range stages {
 		speeds[s] = g.speed()

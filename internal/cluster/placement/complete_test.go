@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/skein-run/skein/internal/cluster/placement/cost"
 	"pgregory.net/rapid"
 )
 
@@ -50,7 +51,7 @@ func TestNoMeansNo(t *testing.T) {
 			}
 			for i, s := range left {
 				for end := first + 1; end <= len(m.Layers); end++ {
-					if tb.fits(piece{first: first, end: end, units: 1, all: 1}, s.seats[0].free) {
+					if tb.fits(cost.Piece{First: first, End: end, Units: 1, All: 1}, s.seats[0].free) {
 						try(end, slices.Delete(slices.Clone(left), i, i+1), used+1)
 					}
 				}

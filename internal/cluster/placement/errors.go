@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/skein-run/skein/internal/bytesize"
+	"github.com/skein-run/skein/internal/cluster/placement/cost"
 )
 
 // InvalidError is a request or an input that makes no sense.
@@ -143,13 +144,13 @@ func (t *table) refuse(f findings) error {
 
 // noMemory works out what is missing and which loaded model to unload.
 func (t *table) noMemory() *NoMemoryError {
-	p := piece{first: 0, end: len(t.sums.m.Layers), units: 1, all: 1, whole: true}
-	e := &NoMemoryError{Model: t.request.Model.Name, Needed: headroom(t.sums.memory(p).Total), Context: t.request.Context}
+	p := cost.Piece{First: 0, End: len(t.request.Model.Layers), Units: 1, All: 1, Whole: true}
+	e := &NoMemoryError{Model: t.request.Model.Name, Needed: cost.Headroom(t.sums.Memory(p).Total), Context: t.request.Context}
 	mine := map[memory]bool{}
 	for _, n := range t.nodes {
 		for _, d := range n.Devices {
 			key := memory{n.Host, d.ID}
-			if d.Speed.usable() && !mine[key] {
+			if d.Speed.Usable() && !mine[key] {
 				mine[key] = true
 				e.Free += t.free[key]
 				e.Largest = max(e.Largest, t.free[key])

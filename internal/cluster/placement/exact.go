@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/skein-run/skein/internal/cluster/placement/cost"
 	"github.com/skein-run/skein/internal/gguf/slice"
 )
 
@@ -71,7 +72,7 @@ func Exactly(c Cluster, r Request, seats []Seat, now time.Time) (Plan, error) {
 			if _, ok := left[key]; !ok {
 				left[key] = t.free[key]
 			}
-			if left[key] -= headroom(t.sums.memory(g.piece(rank)).Total); left[key] < 0 {
+			if left[key] -= cost.Headroom(t.sums.Memory(g.piece(rank)).Total); left[key] < 0 {
 				return Plan{}, t.noMemory()
 			}
 		}
@@ -84,7 +85,7 @@ func Exactly(c Cluster, r Request, seats []Seat, now time.Time) (Plan, error) {
 // seated lines the seats up as stages.
 func (t *table) seated(seats []Seat) ([]*stage, error) {
 	invalid := func(format string, args ...any) error { return &InvalidError{fmt.Sprintf(format, args...)} }
-	layers, units := len(t.sums.m.Layers), t.sums.m.Units
+	layers, units := len(t.request.Model.Layers), t.request.Model.Units
 	if len(seats) == 0 {
 		return nil, invalid("no shards are given")
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/skein-run/skein/internal/bytesize"
+	"github.com/skein-run/skein/internal/cluster/placement/cost"
 )
 
 // alternatives lists what else was considered, in a fixed order.
@@ -20,8 +21,8 @@ func (f findings) alternatives(t *table) []Alternative {
 			out = append(out, Alternative{Way: way, Why: why})
 		}
 	}
-	p := piece{first: 0, end: len(m.Layers), units: 1, all: 1, whole: true}
-	need := headroom(t.sums.memory(p).Total)
+	p := cost.Piece{First: 0, End: len(m.Layers), Units: 1, All: 1, Whole: true}
+	need := cost.Headroom(t.sums.Memory(p).Total)
 	why := fmt.Sprintf("no node has %s free", bytesize.Format(need))
 	if t.request.MinNodes > 1 || len(t.request.Require) > 1 {
 		why = "more than one node is asked for"
@@ -57,7 +58,7 @@ func (f findings) alternatives(t *table) []Alternative {
 // alone predicts the whole model on one seat.
 func (t *table) alone(s *seat) Prediction {
 	g := single(s)
-	g.first, g.end, g.whole = 0, len(t.sums.m.Layers), true
+	g.first, g.end, g.whole = 0, len(t.request.Model.Layers), true
 	return t.predict([]*stage{g})
 }
 

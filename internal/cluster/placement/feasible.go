@@ -3,6 +3,8 @@ package placement
 import (
 	"cmp"
 	"slices"
+
+	"github.com/skein-run/skein/internal/cluster/placement/cost"
 )
 
 // The yes or no of a pipeline is decided here and not by the candidates that
@@ -18,7 +20,7 @@ func (t *table) stages() int { return max(t.request.MinNodes, 2) }
 // as the largest, and builds stages from that. The sum does not depend on any
 // order. It applies where stages may begin and end anywhere.
 func (t *table) roomy(spots []spot) []*stage {
-	m := t.sums.m
+	m := t.request.Model
 	n := len(m.Layers)
 	if m.Least != nil || n < t.stages() {
 		return nil
@@ -114,11 +116,11 @@ func (t *table) roomy(spots []spot) []*stage {
 
 // layersIn is how many of the largest layers fit a seat.
 func (t *table) layersIn(s *seat, last bool) int {
-	low, high := 0, len(t.sums.m.Layers)
+	low, high := 0, len(t.request.Model.Layers)
 	for low < high {
 		mid := (low + high + 1) / 2
 		t.steps++
-		if headroom(t.sums.largest(mid, last)) <= s.free {
+		if cost.Headroom(t.sums.Largest(mid, last)) <= s.free {
 			low = mid
 		} else {
 			high = mid - 1
@@ -131,7 +133,7 @@ func (t *table) layersIn(s *seat, last bool) int {
 // depend on memory: the one with the most stages, so that a wanted number of
 // nodes is met if it can be. Required nodes are never left out.
 func (t *table) chain(spots []spot) []*stage {
-	n := len(t.sums.m.Layers)
+	n := len(t.request.Model.Layers)
 	const none = -1
 	// count[i]: the most stages that hold the layers from i on, on the nodes
 	// looked at so far, from the last one of the order to the first.
@@ -219,65 +221,7 @@ func (t *table) windows(fit, count []int, found func(first, end int)) {
 // anyLayer tells whether a seat could hold a single layer of any kind.
 func (t *table) anyLayer(s *seat) bool {
 	t.steps++
-	return headroom(t.sums.smallest()) <= s.free
-}
-
-// largest is the memory of so many layers if each were the largest of its
-// kind in every respect.
-func (s *sums) largest(layers int, last bool) int64 {
-	n := len(s.m.Layers)
-	one := piece{units: 1, all: 1}
-	if s.most == nil {
-		m := memoryOf{}
-		all := s.memory(piece{first: 0, end: n, units: 1, all: 1})
-		for i := range n {
-			one.first, one.end = i, i+1
-			w := minus(s.weights[i+1], s.weights[i]).Sum()
-			cells := minus(s.cells[i+1], s.cells[i]).Sum()*s.fullCells + minus(s.window[i+1], s.window[i]).Sum()*s.windowCells
-			m.layer = max(m.layer, w+int64(s.spec.Slots)*(cells+minus(s.state[i+1], s.state[i]).Sum()))
-		}
-		// What does not depend on the layers: the most that any piece has.
-		pad := s.worstPadding()
-		m.fixed = s.m.Every + s.m.First + all.Compute + int64(s.spec.Batch)*fewRows*4 + pad.weights + int64(s.spec.Slots)*(pad.cells+pad.state)
-		if pad.full || pad.window {
-			m.fixed += limit(s.spec.Masks(s.fullCells, s.windowCells, true, true)) + int64(s.spec.Slots)*2*pad.state
-		}
-		m.head = s.m.Head.Sum() + all.Output
-		s.most = &m
-	}
-	v := float64(layers)*float64(s.most.layer) + float64(s.most.fixed)
-	if last {
-		v += float64(s.most.head)
-	}
-	return limit(v)
-}
-
-// worstPadding is what a stage would have that lacks every kind of layer.
-func (s *sums) worstPadding() extra {
-	e := extra{}
-	for _, l := range append([]Layer{s.m.Padding}, s.m.Lacking...) {
-		e.weights += l.Weights.Sum()
-		e.cells += l.Cell.Sum() * s.fullCells
-		e.state += l.State.Sum()
-		e.full = e.full || l.Cell.Sum() > 0
-	}
-	return e
-}
-
-// memoryOf are the bounds that largest works with, bytes.
-type memoryOf struct{ layer, fixed, head int64 }
-
-// smallest is a bound from below for the memory of any stage.
-func (s *sums) smallest() int64 {
-	if s.least == 0 {
-		for i := range s.m.Layers {
-			m := s.memory(piece{first: i, end: i + 1, units: 1, all: 1}).Total
-			if s.least == 0 || m < s.least {
-				s.least = m
-			}
-		}
-	}
-	return s.least
+	return cost.Headroom(t.sums.Smallest()) <= s.free
 }
 
 func single(s *seat) *stage { return &stage{seats: []*seat{s}, units: []int{1}, all: 1} }

@@ -6,7 +6,8 @@
 // It is pure: values in, a Plan out, time as an argument; equal inputs give
 // equal plans in whatever order they come. It must not import net, os, os/exec
 // or log/slog, and no package that knows where its inputs come from (package
-// profile makes a Model from a file, the cluster's state has the nodes). All
+// profile makes a Model from a file, the cluster's state has the nodes). What a
+// piece of a model takes in memory and time says package cost. All
 // functions may be called from any goroutine.
 //
 // It never enumerates subsets or cycles of nodes: a fixed number of orders of
@@ -18,6 +19,17 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/skein-run/skein/internal/cluster/placement/cost"
+)
+
+// The words of package cost that requests, clusters and plans are told in.
+type (
+	Model  = cost.Model
+	Layer  = cost.Layer
+	Part   = cost.Part
+	Memory = cost.Memory
+	Speed  = cost.Speed
 )
 
 // Cluster is what placement knows about nodes: a snapshot of the cluster's
@@ -66,15 +78,6 @@ type Device struct {
 	Speed    Speed `json:"speed"`
 	// Whole: it takes whole models only, no stages and no ranks.
 	Whole bool `json:"whole,omitempty"`
-}
-
-// Speed is how fast a device computes, as Calibrate gets it from measurement.
-type Speed struct {
-	Bandwidth float64 `json:"bandwidth"` // bytes/s at which weights and caches are read in decoding
-	Compute   float64 `json:"compute"`   // flop/s of prompt chunks
-	// Batch is flop/s of each further stream in a decode batch; 0: as Compute.
-	Batch float64 `json:"batch"`
-	Step  float64 `json:"step"` // s that each step costs beside that: sampling, threads, frames
 }
 
 // Line is how fast bytes travel between two nodes.
@@ -158,7 +161,7 @@ func (r Request) validate() (Request, error) {
 	}
 	slices.Sort(r.Require)
 	r.Require = slices.Compact(slices.Clone(r.Require))
-	if err := r.Model.validate(); err != nil {
+	if err := r.Model.Validate(); err != nil {
 		return r, &InvalidError{fmt.Sprintf("model %s: %v", r.Model.Name, err)}
 	}
 	return r, nil

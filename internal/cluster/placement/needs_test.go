@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/skein-run/skein/internal/cluster/placement/cost"
 	"pgregory.net/rapid"
 )
 
@@ -29,7 +30,7 @@ func TestNeedsAreRemembered(t *testing.T) {
 			k := shape{free: rapid.Int64Range(0, 80*mb).Draw(t, "free"), units: rapid.IntRange(1, 4).Draw(t, "units"), all: 4}
 			for first, end := range tb.endsOf(k) {
 				want := first
-				for want < len(m.Layers) && tb.fits(piece{first: first, end: want + 1, units: k.units, all: k.all}, k.free) {
+				for want < len(m.Layers) && tb.fits(cost.Piece{First: first, End: want + 1, Units: k.units, All: k.all}, k.free) {
 					want++
 				}
 				if end != want {

@@ -5,6 +5,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/skein-run/skein/internal/cluster/placement/cost"
 )
 
 // The lines that are assumed where nothing was measured: a network of 1 Gbit/s,
@@ -108,7 +110,7 @@ func (t *table) near(spots []spot, anchor *seat) []*seat {
 	for _, s := range spots {
 		for _, seat := range s.seats {
 			if seat.node != anchor.node {
-				far[seat] = t.line(anchor, seat).seconds(float64(t.sums.m.Embedding) * 4)
+				far[seat] = t.line(anchor, seat).seconds(float64(t.request.Model.Embedding) * 4)
 			}
 		}
 	}
@@ -123,9 +125,9 @@ func (t *table) wholes(spots []spot) (*candidate, []*seat) {
 	if t.request.MinNodes > 1 || len(t.request.Require) > 1 {
 		return nil, nil
 	}
-	n := len(t.sums.m.Layers)
-	p := piece{first: 0, end: n, units: 1, all: 1, whole: true}
-	need := headroom(t.sums.memory(p).Total)
+	n := len(t.request.Model.Layers)
+	p := cost.Piece{First: 0, End: n, Units: 1, All: 1, Whole: true}
+	need := cost.Headroom(t.sums.Memory(p).Total)
 	var best *candidate
 	var holders []*seat
 	for _, s := range spots {
@@ -198,9 +200,9 @@ func (t *table) most() int {
 
 // leastStages guesses how many seats of an order a pipeline needs.
 func (t *table) leastStages(order []*seat) int {
-	n := len(t.sums.m.Layers)
-	all := float64(headroom(t.sums.largest(n, true)))
-	fixed := float64(headroom(t.sums.largest(0, false)))
+	n := len(t.request.Model.Layers)
+	all := float64(cost.Headroom(t.sums.Largest(n, true)))
+	fixed := float64(cost.Headroom(t.sums.Largest(0, false)))
 	least := max(t.stages(), len(t.request.Require))
 	room := 0.0
 	for i, s := range order {
@@ -238,7 +240,7 @@ func (t *table) chains(spots []spot) []*stage {
 
 // tensors finds the best set of ranks that hold all layers.
 func (t *table) tensors(orders [][]*seat) *candidate {
-	m := t.sums.m
+	m := t.request.Model
 	if m.NoTensor != "" || m.Units < 2 || m.Least != nil && t.least(0) > len(m.Layers) {
 		return nil
 	}
@@ -260,7 +262,7 @@ func (t *table) tensors(orders [][]*seat) *candidate {
 
 // ranks shares all layers out over seats, as units by speed and memory.
 func (t *table) ranks(seats []*seat) *stage {
-	n, units := len(t.sums.m.Layers), t.sums.m.Units
+	n, units := len(t.request.Model.Layers), t.request.Model.Units
 	g := &stage{seats: seats, all: units, first: 0, end: n}
 	most := make([]int, len(seats))
 	speeds, room := make([]float64, len(seats)), make([]float64, len(seats))
@@ -268,7 +270,7 @@ func (t *table) ranks(seats []*seat) *stage {
 		low, high := 0, units-1
 		for low < high {
 			mid := (low + high + 1) / 2
-			if t.fits(piece{first: 0, end: n, units: mid, all: units}, s.free) {
+			if t.fits(cost.Piece{First: 0, End: n, Units: mid, All: units}, s.free) {
 				low = mid
 			} else {
 				high = mid - 1
@@ -286,7 +288,7 @@ func (t *table) ranks(seats []*seat) *stage {
 
 // mixes finds the best pipeline whose stages are ranks.
 func (t *table) mixes(orders [][]*seat) *candidate {
-	m := t.sums.m
+	m := t.request.Model
 	if m.NoTensor != "" || m.NoPipeline != "" || t.request.Sharding != Auto {
 		return nil
 	}
@@ -318,7 +320,7 @@ func (t *table) mixes(orders [][]*seat) *candidate {
 // evenRanks shares a stage's layers out by speed alone; what fits is found out
 // when the layers are known.
 func (t *table) evenRanks(seats []*seat) *stage {
-	units := t.sums.m.Units
+	units := t.request.Model.Units
 	speeds, room, most := make([]float64, len(seats)), make([]float64, len(seats)), make([]int, len(seats))
 	for i, s := range seats {
 		speeds[i], room[i], most[i] = s.speed.Bandwidth, math.Inf(1), units-1

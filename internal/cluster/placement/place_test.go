@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/skein-run/skein/internal/cluster/placement"
+	"github.com/skein-run/skein/internal/cluster/placement/cost"
 )
 
 func TestMemoryIsNeverOvercommitted(t *testing.T) {
@@ -361,10 +362,10 @@ func used(n placement.Node, by int64) placement.Node {
 func TestCalibratedPredictionIsWhatWasMeasured(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := even(rapid.IntRange(1, 40).Draw(t, "layers"), 4)
-		got := placement.Measured{Decode: rapid.Float64Range(1, 100).Draw(t, "decode"), Depth: 128, Prefill: rapid.Float64Range(10, 1000).Draw(t, "prefill"),
+		got := cost.Measured{Decode: rapid.Float64Range(1, 100).Draw(t, "decode"), Depth: 128, Prefill: rapid.Float64Range(10, 1000).Draw(t, "prefill"),
 			Streams: 4}
 		got.Aggregate = got.Decode * rapid.Float64Range(1, 3).Draw(t, "gain")
-		v, err := placement.Calibrate(m, got)
+		v, err := cost.Calibrate(m, got)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,9 @@
 package placement
 
-import "github.com/skein-run/skein/internal/gguf/slice"
+import (
+	"github.com/skein-run/skein/internal/cluster/placement/cost"
+	"github.com/skein-run/skein/internal/gguf/slice"
+)
 
 // Way is how a model lies on nodes.
 type Way string
@@ -122,8 +125,8 @@ func (t *table) plan(c *candidate) Plan {
 			if len(g.seats) > 1 {
 				spec.Parts = reduced(g.units)
 			}
-			m := t.sums.memory(g.piece(rank))
-			p.Shards = append(p.Shards, Shard{Node: s.node, Device: s.device, Spec: spec, Memory: m, Reserve: headroom(m.Total), Fetch: !s.has})
+			m := t.sums.Memory(g.piece(rank))
+			p.Shards = append(p.Shards, Shard{Node: s.node, Device: s.device, Spec: spec, Memory: m, Reserve: cost.Headroom(m.Total), Fetch: !s.has})
 		}
 	}
 	return p

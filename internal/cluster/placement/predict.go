@@ -3,6 +3,7 @@ package placement
 import (
 	"math"
 
+	"github.com/skein-run/skein/internal/cluster/placement/cost"
 	"github.com/skein-run/skein/internal/runner/schedule"
 )
 
@@ -26,8 +27,8 @@ type stage struct {
 	whole      bool // one seat holds the model as it is
 }
 
-func (g *stage) piece(rank int) piece {
-	return piece{g.first, g.end, g.units[rank], g.all, g.whole}
+func (g *stage) piece(rank int) cost.Piece {
+	return cost.Piece{First: g.first, End: g.end, Units: g.units[rank], All: g.all, Whole: g.whole}
 }
 
 // speed is what the stage reads in a second when each rank gets its units.
@@ -39,69 +40,9 @@ func (g *stage) speed() float64 {
 	return slowest
 }
 
-// readOf is what one token reads of a piece's weights, bytes.
-func (s *sums) readOf(p piece) float64 {
-	n := float64(minus(s.read[p.end], s.read[p.first]).of(p.units, p.all))
-	if s.last(p) {
-		n += float64(s.m.HeadRead.of(p.units, p.all))
-	}
-	return n
-}
-
-// readBy is what a batch of tokens reads: experts overlap, all the rest is
-// read once.
-func (s *sums) readBy(p piece, tokens float64) float64 {
-	one := s.readOf(p)
-	all := float64(minus(s.weights[p.end], s.weights[p.first]).of(p.units, p.all))
-	if s.last(p) {
-		all += float64(s.m.HeadRead.of(p.units, p.all))
-	}
-	if all <= one {
-		return one
-	}
-	// A share of the weights is read by each token, the tokens independently:
-	// the share that nobody reads shrinks with each.
-	return all * (1 - math.Pow(1-one/all, tokens))
-}
-
-// flopsOf is the work of one token; the head's rows are worked on only where
-// logits are wanted.
-func (s *sums) flopsOf(p piece, logits bool) float64 {
-	share := float64(p.units) / float64(p.all)
-	n := (s.flops[p.end] - s.flops[p.first]) * share
-	if logits && s.last(p) {
-		n += 2 * float64(s.m.Vocabulary) * float64(s.m.Embedding) * share
-	}
-	return n
-}
-
-// cachedOf is what a token reads of the caches of one stream at a depth, bytes.
-func (s *sums) cachedOf(p piece, depth int) float64 {
-	part := func(of []Part) float64 { return float64(minus(of[p.end], of[p.first]).of(p.units, p.all)) }
-	window := depth
-	if s.m.Window > 0 {
-		window = min(depth, s.m.Window)
-	}
-	return part(s.cells)*float64(depth) + part(s.window)*float64(window) + part(s.state)
-}
-
-// decodeOf is the time of one seat for a step of that many streams.
-func (s *sums) decodeOf(p piece, v Speed, streams float64, depth int) float64 {
-	batch := v.Batch
-	if batch == 0 {
-		batch = v.Compute
-	}
-	return v.Step + (s.readBy(p, streams)+streams*s.cachedOf(p, depth))/v.Bandwidth + (streams-1)*s.flopsOf(p, true)/batch
-}
-
-// chunkOf is the time of one seat for a chunk of a prompt.
-func (s *sums) chunkOf(p piece, v Speed, tokens float64) float64 {
-	return v.Step + max(s.readBy(p, tokens)/v.Bandwidth, tokens*s.flopsOf(p, false)/v.Compute)
-}
-
-// stageTime is the slowest rank and what the ranks exchange. of is decodeOf or
-// chunkOf for one rank.
-func (t *table) stageTime(g *stage, tokens float64, of func(piece, Speed) float64) float64 {
+// stageTime is the slowest rank and what the ranks exchange. of is Decode or
+// Chunk for one rank.
+func (t *table) stageTime(g *stage, tokens float64, of func(cost.Piece, cost.Speed) float64) float64 {
 	slowest := 0.0
 	for i, seat := range g.seats {
 		slowest = max(slowest, of(g.piece(i), seat.speed))
@@ -109,8 +50,8 @@ func (t *table) stageTime(g *stage, tokens float64, of func(piece, Speed) float6
 	if len(g.seats) == 1 {
 		return slowest
 	}
-	sums := t.sums.reductions[g.end] - t.sums.reductions[g.first]
-	return slowest + float64(sums)*t.allReduce(g.seats, tokens*float64(t.sums.m.Embedding)*4)
+	sums := t.sums.Reductions(g.first, g.end)
+	return slowest + float64(sums)*t.allReduce(g.seats, tokens*float64(t.request.Model.Embedding)*4)
 }
 
 // allReduce is the time until all ranks have the sum of that many bytes: each
@@ -133,7 +74,7 @@ func (t *table) allReduce(seats []*seat, bytes float64) float64 {
 func (t *table) hop(from, to *stage, tokens float64) float64 {
 	slowest := 0.0
 	for i := range from.seats {
-		slowest = max(slowest, t.line(from.seats[i], to.seats[i]).seconds(tokens*float64(t.sums.m.Embedding)*4))
+		slowest = max(slowest, t.line(from.seats[i], to.seats[i]).seconds(tokens*float64(t.request.Model.Embedding)*4))
 	}
 	return slowest
 }
@@ -145,7 +86,7 @@ func (t *table) predict(stages []*stage) Prediction {
 	n := float64(len(stages))
 	// What one token takes from stage to stage and back to the first, and the
 	// slowest of the stages.
-	walk := func(tokens float64, of func(piece, Speed) float64) (total, slowest float64) {
+	walk := func(tokens float64, of func(cost.Piece, cost.Speed) float64) (total, slowest float64) {
 		for i, g := range stages {
 			d := t.stageTime(g, tokens, of)
 			total, slowest = total+d, max(slowest, d)
@@ -159,8 +100,8 @@ func (t *table) predict(stages []*stage) Prediction {
 	if len(stages) > 1 {
 		back = t.line(stages[len(stages)-1].seats[0], stages[0].seats[0]).Latency
 	}
-	decode := func(streams float64) func(piece, Speed) float64 {
-		return func(p piece, v Speed) float64 { return s.decodeOf(p, v, streams, r.Depth) }
+	decode := func(streams float64) func(cost.Piece, cost.Speed) float64 {
+		return func(p cost.Piece, v cost.Speed) float64 { return s.Decode(p, v, streams, r.Depth) }
 	}
 	var p Prediction
 	one, _ := walk(1, decode(1))
@@ -175,12 +116,12 @@ func (t *table) predict(stages []*stage) Prediction {
 	// Chunks of a prompt follow each other without waiting.
 	batch := r.Batch
 	if len(stages) > 1 {
-		batch = min(batch, schedule.ChunkTokens(s.m.Parameters, false, len(stages)))
+		batch = min(batch, schedule.ChunkTokens(r.Model.Parameters, false, len(stages)))
 	}
 	chunk := float64(min(batch, r.Prompt))
 	chunks := math.Ceil(float64(r.Prompt) / chunk)
 	each := float64(r.Prompt) / chunks
-	walked, slowestChunk := walk(each, func(p piece, v Speed) float64 { return s.chunkOf(p, v, each) })
+	walked, slowestChunk := walk(each, func(p cost.Piece, v cost.Speed) float64 { return s.Chunk(p, v, each) })
 	p.Prefill = float64(r.Prompt) / (walked + (chunks-1)*slowestChunk)
 	p.StepSeconds = max(total, walked)
 	return p

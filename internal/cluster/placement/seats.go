@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/skein-run/skein/internal/cluster/placement/cost"
 )
 
 // seat is a device of a node that could hold a shard.
@@ -32,7 +34,7 @@ type passed struct{ node, why string }
 // table is the work space of one call of Place.
 type table struct {
 	request Request
-	sums    *sums
+	sums    *cost.Sums
 	cluster Cluster
 	lines   map[[2]string]Line
 	nodes   []Node // eligible, by id
@@ -96,7 +98,7 @@ func (t *table) line(a, b *seat) Line {
 func pair(a, b string) [2]string { return [2]string{min(a, b), max(a, b)} }
 
 func newTable(c Cluster, r Request, now time.Time) (*table, error) {
-	t := &table{request: r, sums: newSums(r), cluster: c, lines: make(map[[2]string]Line, len(c.Links)), free: budgets(c.Nodes), known: map[shape][]int{}, needs: map[cut][][]int64{}}
+	t := &table{request: r, sums: cost.NewSums(r.Model, cost.Use{Context: r.Context, Slots: r.Slots, Batch: r.Batch}), cluster: c, lines: make(map[[2]string]Line, len(c.Links)), free: budgets(c.Nodes), known: map[shape][]int{}, needs: map[cut][][]int64{}}
 	if t.cluster.Default == (Line{}) {
 		t.cluster.Default = DefaultLine
 	}
@@ -161,14 +163,10 @@ func (t *table) whyNot(n Node, now time.Time) string {
 		return fmt.Sprintf("its last report is %v old", now.Sub(n.Reported).Round(time.Second))
 	case !n.Has && !n.Downloads:
 		return "the model's files are not there, and it fetches none (--no-downloads)"
-	case !slices.ContainsFunc(n.Devices, func(d Device) bool { return d.Speed.usable() }):
+	case !slices.ContainsFunc(n.Devices, func(d Device) bool { return d.Speed.Usable() }):
 		return "its speed is not measured yet"
 	}
 	return ""
-}
-
-func (v Speed) usable() bool {
-	return v.Bandwidth > 0 && v.Compute > 0 && v.Batch >= 0 && v.Step >= 0
 }
 
 // spots lists the nodes that may be used together, by id. Nodes of one machine
@@ -200,7 +198,7 @@ func (t *table) spots(every bool) []spot {
 		for _, n := range use {
 			s := spot{node: n.ID, must: slices.Contains(t.request.Require, n.ID)}
 			for _, d := range n.Devices {
-				if d.Speed.usable() {
+				if d.Speed.Usable() {
 					s.seats = append(s.seats, &seat{node: n.ID, host: host, device: d.ID, free: t.free[memory{host, d.ID}] / int64(len(use)), speed: d.Speed, has: n.Has, must: s.must, whole: d.Whole})
 				}
 			}
@@ -247,9 +245,9 @@ func (t *table) crowded() bool {
 }
 
 // fits tells whether a piece goes into so much memory.
-func (t *table) fits(p piece, free int64) bool {
+func (t *table) fits(p cost.Piece, free int64) bool {
 	t.steps++
-	return headroom(t.sums.memory(p).Total) <= free
+	return cost.Headroom(t.sums.Memory(p).Total) <= free
 }
 
 // order sorts all seats of spots; required nodes come first. Of a node only

@@ -4,7 +4,7 @@
 // that placement and shards can't disagree.
 //
 // It is pure, like placement; it imports gguf, gguf/hyper, gguf/slice and
-// placement alone. All functions may be called from any goroutine.
+// placement/cost alone. All functions may be called from any goroutine.
 package profile
 
 import (
@@ -15,7 +15,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/skein-run/skein/internal/cluster/placement"
+	"github.com/skein-run/skein/internal/cluster/placement/cost"
 	"github.com/skein-run/skein/internal/gguf"
 	"github.com/skein-run/skein/internal/gguf/hyper"
 	"github.com/skein-run/skein/internal/gguf/slice"
@@ -28,22 +28,22 @@ const maxUnits = 16
 // Of makes the profile of a model for the KV caches that it gets: of f16, or of
 // f32 where its weights are. A model that must not
 // be cut has a profile too, with the reason in it.
-func Of(m *gguf.Model, name string) (placement.Model, error) {
+func Of(m *gguf.Model, name string) (cost.Model, error) {
 	p, err := of(m, name)
 	if err != nil {
-		return placement.Model{}, fmt.Errorf("profile %s: %w", name, err)
+		return cost.Model{}, fmt.Errorf("profile %s: %w", name, err)
 	}
 	return p, nil
 }
 
-func of(m *gguf.Model, name string) (placement.Model, error) {
+func of(m *gguf.Model, name string) (cost.Model, error) {
 	h, err := hyper.Read(m)
 	if err != nil {
-		return placement.Model{}, err
+		return cost.Model{}, err
 	}
 	n := h.Layers // draft layers are in no stage
-	out := placement.Model{
-		Name: name, Layers: make([]placement.Layer, n), Embedding: h.Embedding, Vocabulary: h.Vocabulary, Parameters: m.Parameters(),
+	out := cost.Model{
+		Name: name, Layers: make([]cost.Layer, n), Embedding: h.Embedding, Vocabulary: h.Vocabulary, Parameters: m.Parameters(),
 		Window: h.Window, Trained: h.Context, Exact: h.Exact, Whole: m.TensorBytes(), Units: 1,
 	}
 	experts := 1.0
@@ -56,8 +56,8 @@ func of(m *gguf.Model, name string) (placement.Model, error) {
 	}
 	for i, w := range whole.layers {
 		out.Whole -= w.weights
-		out.Layers[i] = placement.Layer{Weights: placement.Part{Shared: w.weights}, Read: placement.Part{Shared: w.read}, Flops: w.flops,
-			Cell: placement.Part{Shared: w.Cell}, Windowed: w.Windowed, State: placement.Part{Shared: w.State}, Scratch: placement.Part{Shared: w.Scratch}, Scores: placement.Part{Shared: w.Scores}}
+		out.Layers[i] = cost.Layer{Weights: cost.Part{Shared: w.weights}, Read: cost.Part{Shared: w.read}, Flops: w.flops,
+			Cell: cost.Part{Shared: w.Cell}, Windowed: w.Windowed, State: cost.Part{Shared: w.State}, Scratch: cost.Part{Shared: w.Scratch}, Scores: cost.Part{Shared: w.Scores}}
 	}
 	out.HeadRead.Shared = headBytes(m)
 	if err := ends(m, &out, n); err != nil {
@@ -191,7 +191,7 @@ func cutting(m *gguf.Model, spec slice.Spec, experts float64, exact bool) (*slic
 
 // ends finds out where stages may begin and end, and what each has outside its
 // layers.
-func ends(m *gguf.Model, out *placement.Model, n int) error {
+func ends(m *gguf.Model, out *cost.Model, n int) error {
 	if n < 2 {
 		out.NoPipeline = "it has one layer only"
 		return nil
@@ -253,32 +253,32 @@ func ends(m *gguf.Model, out *placement.Model, n int) error {
 		}
 	}
 	out.First = max(stages[0].rest-out.Every, 0)
-	out.Head = placement.Part{Shared: max(stages[last].rest-out.Every, 0)}
+	out.Head = cost.Part{Shared: max(stages[last].rest-out.Every, 0)}
 	return padding(m, out, least, stages)
 }
 
 // padding finds what a stage has beside its own layers: the library does not
 // run a model that lacks a kind of layer, so some stages get empty ones. The
 // smallest stages have most of them; stages of half the model are looked at too.
-func padding(m *gguf.Model, out *placement.Model, least []int, stages []measured) error {
+func padding(m *gguf.Model, out *cost.Model, least []int, stages []measured) error {
 	n := len(least)
-	lacking := map[placement.Kind]*placement.Layer{}
+	lacking := map[cost.Kind]*cost.Layer{}
 	look := func(first, end int, stage measured) {
-		own := map[placement.Kind]bool{}
+		own := map[cost.Kind]bool{}
 		for _, l := range out.Layers[first:end] {
 			own[l.Kind()] = true
 		}
-		extra := map[placement.Kind]*placement.Layer{}
-		var other placement.Layer
+		extra := map[cost.Kind]*cost.Layer{}
+		var other cost.Layer
 		for _, s := range stage.layers {
 			if !s.empty {
 				continue
 			}
-			l := placement.Layer{Weights: placement.Part{Shared: s.weights}, Cell: placement.Part{Shared: s.Cell}, Windowed: s.Windowed, State: placement.Part{Shared: s.State}}
+			l := cost.Layer{Weights: cost.Part{Shared: s.weights}, Cell: cost.Part{Shared: s.Cell}, Windowed: s.Windowed, State: cost.Part{Shared: s.State}}
 			to := &other
 			if k := l.Kind(); !own[k] {
 				if extra[k] == nil {
-					extra[k] = &placement.Layer{Windowed: l.Windowed}
+					extra[k] = &cost.Layer{Windowed: l.Windowed}
 				}
 				to = extra[k]
 			}
@@ -289,7 +289,7 @@ func padding(m *gguf.Model, out *placement.Model, least []int, stages []measured
 		raise(&out.Padding, other)
 		for k, l := range extra {
 			if lacking[k] == nil {
-				lacking[k] = &placement.Layer{Windowed: l.Windowed}
+				lacking[k] = &cost.Layer{Windowed: l.Windowed}
 			}
 			raise(lacking[k], *l)
 		}
@@ -326,11 +326,11 @@ func padding(m *gguf.Model, out *placement.Model, least []int, stages []measured
 		out.Padding.State.Shared += l.State.Shared - smallest.State.Shared
 		out.Lacking = append(out.Lacking, smallest)
 	}
-	slices.SortFunc(out.Lacking, func(a, b placement.Layer) int { return cmp.Compare(a.Kind(), b.Kind()) })
+	slices.SortFunc(out.Lacking, func(a, b cost.Layer) int { return cmp.Compare(a.Kind(), b.Kind()) })
 	return nil
 }
 
-func raise(to *placement.Layer, by placement.Layer) {
+func raise(to *cost.Layer, by cost.Layer) {
 	to.Weights.Shared = max(to.Weights.Shared, by.Weights.Sum())
 	to.Cell.Shared = max(to.Cell.Shared, by.Cell.Sum())
 	to.State.Shared = max(to.State.Shared, by.State.Sum())
@@ -350,7 +350,7 @@ func reason(err error) string {
 
 // ranks finds out into how many pieces the layers can be cut, and what of each
 // layer is shared out.
-func ranks(m *gguf.Model, out *placement.Model, n int, h *hyper.Params, experts float64) error {
+func ranks(m *gguf.Model, out *cost.Model, n int, h *hyper.Params, experts float64) error {
 	_, whole, err := cutting(m, slice.Spec{First: 0, End: n}, experts, out.Exact)
 	var refused refusal
 	if errors.As(err, &refused) {
@@ -428,16 +428,16 @@ func counts(h *hyper.Params) []int {
 
 // spread divides the sizes into what each rank has whole and what is shared
 // out, by comparing a rank with the whole.
-func spread(out *placement.Model, whole, rank measured, m *gguf.Model, reduce []slice.Reduction) {
-	part := func(all, one int64) placement.Part {
+func spread(out *cost.Model, whole, rank measured, m *gguf.Model, reduce []slice.Reduction) {
+	part := func(all, one int64) cost.Part {
 		if out.Units < 2 || one >= all {
-			return placement.Part{Shared: all}
+			return cost.Part{Shared: all}
 		}
 		// all = shared + cut, one = shared + cut/units; rounded so that no
 		// rank is estimated too small.
 		cut := int64(float64(all-one) * float64(out.Units) / float64(out.Units-1))
 		cut = min(cut, all)
-		return placement.Part{Shared: all - cut, Cut: cut}
+		return cost.Part{Shared: all - cut, Cut: cut}
 	}
 	for i := range out.Layers {
 		l, w, r := &out.Layers[i], whole.layers[i], rank.layers[i]
@@ -456,7 +456,7 @@ func spread(out *placement.Model, whole, rank measured, m *gguf.Model, reduce []
 	}
 	head := part(whole.rest, rank.rest)
 	// What every stage has is not shared out; the head is the rest of it.
-	out.Head = placement.Part{Shared: max(whole.rest-out.Every-out.First-head.Cut, 0), Cut: min(head.Cut, max(whole.rest-out.Every-out.First, 0))}
+	out.Head = cost.Part{Shared: max(whole.rest-out.Every-out.First-head.Cut, 0), Cut: min(head.Cut, max(whole.rest-out.Every-out.First, 0))}
 	out.HeadRead = part(whole.head, rank.head)
 }
 

@@ -1,4 +1,4 @@
-package placement
+package cost
 
 import "fmt"
 
@@ -30,14 +30,14 @@ type Measured struct {
 // Calibrate turns measurements of the whole model into a Speed, so that the
 // model's own prediction on that device is what was measured.
 func Calibrate(m Model, got Measured) (Speed, error) {
-	if err := m.validate(); err != nil {
+	if err := m.Validate(); err != nil {
 		return Speed{}, fmt.Errorf("calibrate with %s: %w", m.Name, err)
 	}
 	if !(got.Decode > 0) || !(got.Prefill > 0) || got.Step < 0 || got.Step >= 1/got.Decode {
 		return Speed{}, fmt.Errorf("calibrate with %s: decode %g and prefill %g tokens/s must be above 0, a step's %g s less than a token's time", m.Name, got.Decode, got.Prefill, got.Step)
 	}
-	s := newSums(Request{Model: m, Context: max(got.Depth, 1), Slots: max(got.Streams, 1), Batch: 1})
-	p := piece{first: 0, end: len(m.Layers), units: 1, all: 1, whole: true}
+	s := NewSums(m, Use{Context: max(got.Depth, 1), Slots: max(got.Streams, 1), Batch: 1})
+	p := Piece{First: 0, End: len(m.Layers), Units: 1, All: 1, Whole: true}
 	cached := s.cachedOf(p, got.Depth)
 	v := Speed{Step: got.Step}
 	v.Bandwidth = (s.readOf(p) + cached) / (1/got.Decode - got.Step)
