@@ -1,5 +1,6 @@
-// Package cli holds the commands of skein, one file each. A command parses what
-// was typed, talks to a node through package client, and prints; what runs a
+// Package cli puts the commands of skein together. Each group of them is a package
+// below this one, or, where it is small, a file here. A command parses what was
+// typed, talks to a node through package client, and prints; what runs a
 // node is handed in by the main program as functions, so that this package
 // knows neither the node nor the engine behind it.
 //
@@ -16,9 +17,7 @@ import (
 	"io"
 	"strings"
 
-	"github.com/spf13/cobra"
-
-	"github.com/skein-run/skein/internal/cli/clustercmd"
+	"github.com/skein-run/skein/internal/cli/command"
 	"github.com/skein-run/skein/internal/cli/shardcmd"
 	"github.com/skein-run/skein/internal/cli/table"
 	"github.com/skein-run/skein/internal/config"
@@ -96,26 +95,6 @@ type app struct {
 	verbose, quiet     bool
 }
 
-// usageError is a mistake in how a command was typed: exit code 2.
-type usageError struct {
-	err     error
-	command string // "skein run", for the hint
-}
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
-
-// exitError ends the program with a code and, beside what the command has
-// already printed, without a word.
-type exitError struct{ code int }
-
-func (e *exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
-
-// usage makes a usageError.
-func usage(cmd *cobra.Command, format string, args ...any) error {
-	return &usageError{err: fmt.Errorf(format, args...), command: cmd.CommandPath()}
-}
-
 // Main runs one command and returns the exit code. It ends when the command
 // does, at the latest soon after ctx.
 func Main(ctx context.Context, d Deps, args []string) int {
@@ -137,15 +116,7 @@ func (a *app) report(ctx context.Context, err error) int {
 	if err == nil {
 		return ExitOK
 	}
-	var code *exitError
-	if errors.As(err, &code) {
-		return code.code
-	}
-	var told *shardcmd.ExitError
-	if errors.As(err, &told) && told.Err == nil {
-		return told.Code
-	}
-	var ended *clustercmd.ExitError
+	var ended *command.ExitError
 	if errors.As(err, &ended) && ended.Err == nil {
 		return ended.Code
 	}
@@ -155,18 +126,15 @@ func (a *app) report(ctx context.Context, err error) int {
 	message := strings.TrimSpace(err.Error())
 	var setting *config.Error
 	if errors.As(err, &setting) && strings.HasPrefix(setting.Source, "--") {
-		err = &usageError{err: err, command: "skein serve"}
+		err = &command.UsageError{Err: err, Command: "skein serve"}
 	}
-	var misuse *usageError
+	var misuse *command.UsageError
 	if errors.As(err, &misuse) {
-		a.say(fmt.Sprintf("skein: %s\nSee '%s --help'.", message, misuse.command))
+		a.say(fmt.Sprintf("skein: %s\nSee '%s --help'.", message, misuse.Command))
 		return ExitUsage
 	}
 	a.say("skein: " + message)
-	switch {
-	case told != nil:
-		return told.Code
-	case ended != nil:
+	if ended != nil {
 		return ended.Code
 	}
 	return ExitFailure

@@ -14,7 +14,7 @@ import (
 // clusterEnv is what the commands about the cluster need of this program.
 func (a *app) clusterEnv() clustercmd.Env {
 	return clustercmd.Env{
-		Stdout: a.Stdout, Stderr: a.Stderr, Connect: a.connectOrSay, Explain: explain, Usage: usage, Note: a.note, JSON: a.printJSON,
+		Stdout: a.Stdout, Stderr: a.Stderr, Connect: a.connectOrSay, Explain: explain, Note: a.note, JSON: a.printJSON,
 		Terminal: func() (int, int) { return size(a.Stdout) }, TerminalErr: func() (int, int) { return size(a.Stderr) },
 		Styled: a.styled, StyledErr: func() bool { return a.coloured(a.Stderr) },
 	}

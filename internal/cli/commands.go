@@ -13,7 +13,7 @@ func commands(a *app) []*cobra.Command {
 		newRunCommand(a),
 		newModelsCommand(a),
 		keycmd.New(a.clusterEnv()),
-		newEngineCommand(a, newEngineBenchCommand(a)),
+		newEngineCommand(a),
 		newBenchCommand(a),
 		newShardCommand(a),
 		newMCPCommand(a),

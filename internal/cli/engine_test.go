@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/skein-run/skein/internal/cli/doctor"
+	"github.com/skein-run/skein/internal/cli/enginecmd"
 	"github.com/skein-run/skein/internal/interrupt"
 )
 
@@ -114,7 +116,7 @@ func TestEngineStatus(t *testing.T) {
 	contains(t, "stdout", out, filepath.Join(b.bin, "lib")+" (beside the binary)", "cpu", filepath.Join(b.home, "engine", "mine")+" (SKEIN_HOME): usable, but later")
 
 	code, out, _ = b.run(t, "engine", "status", "--json", "--engine-dir", filepath.Join(b.home, "engine", "mine"))
-	var s engineStatus
+	var s enginecmd.Status
 	if err := json.Unmarshal([]byte(out), &s); err != nil || code != ExitOK {
 		t.Fatalf("exit code %d, %v: %s", code, err, out)
 	}
@@ -205,31 +207,31 @@ func TestDoctorFindings(t *testing.T) {
 			if err := os.RemoveAll(filepath.Join(b.bin, "lib")); err != nil {
 				t.Fatal(err)
 			}
-		}, "engine", "does not exist", "skein engine install", gradeBad},
+		}, "engine", "does not exist", "skein engine install", doctor.Bad},
 		"engine that does not load": {func(t *testing.T, b *bench) { b.program(t, "echo 'E no symbol llama_decode' >&2; exit 1") },
-			"engine", "no symbol llama_decode", "skein engine install --backend cpu", gradeBad},
+			"engine", "no symbol llama_decode", "skein engine install --backend cpu", doctor.Bad},
 		"unknown key in the settings": {func(t *testing.T, b *bench) {
 			if err := os.WriteFile(filepath.Join(b.home, "config.yaml"), []byte("slotz: 4\n"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-		}, "settings", "slotz", "correct it", gradeBad},
+		}, "settings", "slotz", "correct it", doctor.Bad},
 		"models folder that is not there": {func(t *testing.T, b *bench) { b.env["SKEIN_MODELS_DIR"] = filepath.Join(b.home, "gone") },
-			"models", "gone", "correct models-dir", gradeBad},
+			"models", "gone", "correct models-dir", doctor.Bad},
 		"home open to others": {func(t *testing.T, b *bench) {
 			if err := os.Chmod(b.home, 0o755); err != nil {
 				t.Fatal(err)
 			}
-		}, "home", "open to other users (mode 755)", "chmod 700", gradeWarn},
+		}, "home", "open to other users (mode 755)", "chmod 700", doctor.Warn},
 		"home is a file": {func(t *testing.T, b *bench) {
 			if err := errors.Join(os.RemoveAll(b.home), os.WriteFile(b.home, nil, 0o600)); err != nil {
 				t.Fatal(err)
 			}
-		}, "home", "is a file", "set SKEIN_HOME", gradeBad},
+		}, "home", "is a file", "set SKEIN_HOME", doctor.Bad},
 		"home not there yet": {func(t *testing.T, b *bench) {
 			if err := os.RemoveAll(b.home); err != nil {
 				t.Fatal(err)
 			}
-		}, "home", "the first node makes it", "", gradeGood},
+		}, "home", "the first node makes it", "", doctor.Good},
 		"port in use": {func(t *testing.T, b *bench) {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
@@ -237,8 +239,8 @@ func TestDoctorFindings(t *testing.T) {
 			}
 			t.Cleanup(func() { l.Close() })
 			b.env["SKEIN_API_PORT"] = strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-		}, "port", "(process " + strconv.Itoa(os.Getpid()) + ")", "--api-port", gradeBad},
-		"nothing to load": {func(*testing.T, *bench) {}, "models", "0 .gguf files", "skein models add", gradeHint},
+		}, "port", "(process " + strconv.Itoa(os.Getpid()) + ")", "--api-port", doctor.Bad},
+		"nothing to load": {func(*testing.T, *bench) {}, "models", "0 .gguf files", "skein models add", doctor.Hint},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
@@ -248,12 +250,12 @@ func TestDoctorFindings(t *testing.T) {
 			code, out, errs := b.run(t, "doctor", "--json")
 			var report struct {
 				OK       bool
-				Findings []finding
+				Findings []doctor.Finding
 			}
 			if err := json.Unmarshal([]byte(out), &report); err != nil {
 				t.Fatalf("%v: %s%s", err, out, errs)
 			}
-			if bad := c.grade == gradeBad; report.OK == bad || (code == ExitFailure) != bad {
+			if bad := c.grade == doctor.Bad; report.OK == bad || (code == ExitFailure) != bad {
 				t.Errorf("ok is %v and the exit code %d for a finding graded %s", report.OK, code, c.grade)
 			}
 			for _, f := range report.Findings {

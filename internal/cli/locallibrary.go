@@ -36,3 +36,12 @@ func (a *app) openModelFiles() (*modelfiles.Library, config.Serve, error) {
 	})
 	return files, serve, err
 }
+
+// localModel finds the files of a model on this machine.
+func (a *app) localModel(ref string) (modelfiles.Entry, error) {
+	files, _, err := a.openModelFiles()
+	if err != nil {
+		return modelfiles.Entry{}, err
+	}
+	return files.Resolve(ref)
+}

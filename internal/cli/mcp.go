@@ -11,6 +11,7 @@ import (
 	"github.com/skein-run/skein/client"
 	"github.com/skein-run/skein/internal/agent"
 	"github.com/skein-run/skein/internal/buildinfo"
+	"github.com/skein-run/skein/internal/cli/command"
 )
 
 const mcpLong = `Serve the Model Context Protocol on stdin and stdout, so that an AI agent can look
@@ -31,7 +32,7 @@ func newMCPCommand(a *app) *cobra.Command {
 		Use:   "mcp",
 		Short: "Serve the tools of the cluster to an AI agent (MCP on stdin and stdout)",
 		Long:  mcpLong,
-		Args:  need(0, 0, ""),
+		Args:  command.Need(0, 0, ""),
 		Example: `  skein mcp
   skein mcp --host studio --api-key KEY`,
 		RunE: func(cmd *cobra.Command, _ []string) error {

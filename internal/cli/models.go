@@ -14,6 +14,7 @@ import (
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/internal/bytesize"
 	"github.com/skein-run/skein/internal/cli/clustercmd"
+	"github.com/skein-run/skein/internal/cli/command"
 	"github.com/skein-run/skein/internal/cli/table"
 )
 
@@ -28,23 +29,16 @@ type library interface {
 // newModelsCommand makes `skein models` and what is below it.
 func newModelsCommand(a *app) *cobra.Command {
 	var asJSON bool
-	cmd := &cobra.Command{
+	cmd := command.Group(&cobra.Command{
 		Use:   "models",
 		Short: "Show what is loaded; load, unload and swap; list and add model files",
 		Long: `Show the models that are loaded and those being fetched; load, unload and swap
 them. The subcommands list, add, show and remove are about the model files there
 are; they work with and without a running node.`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return unknownCommand(cmd, args[0])
-			}
-			return a.clusterEnv().Loaded(cmd.Context(), asJSON)
-		},
-	}
-	addJSONFlag(cmd, &asJSON)
+	}, func(cmd *cobra.Command) error { return a.clusterEnv().Loaded(cmd.Context(), asJSON) },
+		newModelsListCommand(a), newModelsAddCommand(a), newModelsShowCommand(a), newModelsRemoveCommand(a))
+	command.JSONFlag(cmd, &asJSON)
 	cmd.AddCommand(clustercmd.Models(a.clusterEnv())...)
-	cmd.AddCommand(newModelsListCommand(a), newModelsAddCommand(a), newModelsShowCommand(a), newModelsRemoveCommand(a))
 	return cmd
 }
 
@@ -53,7 +47,7 @@ func newModelsListCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the model files there are",
-		Args:  need(0, 0, ""),
+		Args:  command.Need(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			files, err := a.openLibrary(cmd.Context())
 			if err != nil {
@@ -69,7 +63,7 @@ func newModelsListCommand(a *app) *cobra.Command {
 			return a.printEntries(entries)
 		},
 	}
-	addJSONFlag(cmd, &asJSON)
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 
@@ -104,7 +98,7 @@ func newModelsAddCommand(a *app) *cobra.Command {
 		Short: "List model files of yours, where they are",
 		Long: `List .gguf files, without copying them. Any part of a split file stands for the
 whole. A running node lists them before the command returns.`,
-		Args: need(1, -1, "say which file: skein models add FILE.gguf"),
+		Args: command.Need(1, -1, "say which file: skein models add FILE.gguf"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{"gguf"}, cobra.ShellCompDirectiveFilterFileExt
 		},
@@ -138,7 +132,7 @@ whole. A running node lists them before the command returns.`,
 			return nil
 		},
 	}
-	addJSONFlag(cmd, &asJSON)
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 
@@ -148,11 +142,11 @@ func newModelsShowCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "show NAME",
 		Short:             "Show a model's metadata, chat template and memory",
-		Args:              need(1, 1, "say which model: skein models show NAME"),
+		Args:              command.Need(1, 1, "say which model: skein models show NAME"),
 		ValidArgsFunction: a.completeModels,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if contextLength < 0 || slots < 0 {
-				return usage(cmd, "--context and --slots must not be negative")
+				return command.Usage(cmd, "--context and --slots must not be negative")
 			}
 			files, err := a.openLibraryFor(cmd.Context(), args[0])
 			if err != nil {
@@ -170,7 +164,7 @@ func newModelsShowCommand(a *app) *cobra.Command {
 	}
 	cmd.Flags().IntVar(&contextLength, "context", 0, "tokens of each slot, for the estimate of memory")
 	cmd.Flags().IntVar(&slots, "slots", 0, "requests at once, for the estimate of memory")
-	addJSONFlag(cmd, &asJSON)
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 
@@ -200,7 +194,7 @@ func (a *app) printModel(m api.LibraryModel) error {
 			flat = append(flat, []string{key, line})
 		}
 	}
-	if err := columns(a.Stdout, flat); err != nil {
+	if err := table.Columns(a.Stdout, flat); err != nil {
 		return err
 	}
 	if memory := m.Memory; memory != nil {
@@ -210,7 +204,7 @@ func (a *app) printModel(m api.LibraryModel) error {
 			parts = append(parts, []string{"  recurrent states", bytesize.Format(memory.RecurrentBytes)})
 		}
 		parts = append(parts, []string{"  computing", bytesize.Format(memory.ComputeBytes)}, []string{"  total", bytesize.Format(memory.TotalBytes)})
-		if err := columns(a.Stdout, parts, 1); err != nil {
+		if err := table.Columns(a.Stdout, parts, 1); err != nil {
 			return err
 		}
 	}
@@ -219,7 +213,7 @@ func (a *app) printModel(m api.LibraryModel) error {
 	for i, kv := range m.Metadata {
 		metadata[i] = []string{"  " + kv.Key, kv.Type, oneLine(kv.Value, 80)}
 	}
-	if err := columns(a.Stdout, metadata); err != nil {
+	if err := table.Columns(a.Stdout, metadata); err != nil {
 		return err
 	}
 	fmt.Fprintln(a.Stdout, "\nChat template")
@@ -237,7 +231,7 @@ func newModelsRemoveCommand(a *app) *cobra.Command {
 		Use:               "remove NAME",
 		Aliases:           []string{"rm"},
 		Short:             "Take a model off the list; its file stays",
-		Args:              need(1, 1, "say which model: skein models remove NAME"),
+		Args:              command.Need(1, 1, "say which model: skein models remove NAME"),
 		ValidArgsFunction: a.completeModels,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			files, err := a.openLibrary(cmd.Context())
@@ -255,7 +249,7 @@ func newModelsRemoveCommand(a *app) *cobra.Command {
 			return nil
 		},
 	}
-	addJSONFlag(cmd, &asJSON)
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 
@@ -279,7 +273,7 @@ func (a *app) openLibrary(ctx context.Context) (library, error) {
 // openLibraryFor is openLibrary, but a file that is named by its path is read
 // here: a node shows only what it lists.
 func (a *app) openLibraryFor(ctx context.Context, name string) (library, error) {
-	path, err := modelFiles(name)
+	path, err := command.ModelFiles(name)
 	if err != nil {
 		return nil, err
 	}

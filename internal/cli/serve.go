@@ -3,6 +3,7 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/skein-run/skein/internal/cli/command"
 	"github.com/skein-run/skein/internal/config"
 )
 
@@ -22,7 +23,7 @@ separated by commas.
 
 Ctrl-C stops taking requests and lets running ones finish for up to 10
 seconds; a second Ctrl-C stops at once.`,
-		Args: need(0, 0, ""),
+		Args: command.Need(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			where, err := a.home()
 			if err != nil {

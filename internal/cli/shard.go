@@ -5,38 +5,29 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/skein-run/skein/internal/cli/command"
 	"github.com/skein-run/skein/internal/cli/shardcmd"
 	modelfiles "github.com/skein-run/skein/internal/library"
 )
 
 // newShardCommand makes `skein shard`.
 func newShardCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{
+	return command.Group(&cobra.Command{
 		Use:   "shard",
 		Short: "Split a model over processes or machines: check it, time it, offer a machine",
 		Long: `Split one model into shards: pipeline stages, which hold some layers, tensor
 ranks, which hold some heads and columns of each layer, or both. docs/sharding.md
 tells how it works.`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return unknownCommand(cmd, args[0])
-			}
-			return cmd.Help()
-		},
-	}
-	cmd.AddCommand(shardcmd.New(shardcmd.Env{
+	}, nil, shardcmd.New(shardcmd.Env{
 		Stdout: a.Stdout, Note: a.note, JSON: a.printJSON,
-		Table:  func(rows [][]string, right ...int) error { return columns(a.Stdout, rows, right...) },
 		Host:   a.shardHost,
-		Model:  a.benchModel,
+		Model:  a.localModel,
 		Models: a.localModels,
 		EngineDir: func(flag string) (string, error) {
 			o, err := a.engineOptions(flag)
 			return o.Dir, err
 		},
 	})...)
-	return cmd
 }
 
 func (a *app) shardHost(warn bool) (shardcmd.Host, error) {

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/skein-run/skein/internal/buildinfo"
+	"github.com/skein-run/skein/internal/cli/command"
 	"github.com/skein-run/skein/internal/engine"
 )
 
@@ -22,7 +23,7 @@ func newVersionCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Say which build this is, and which engine it uses",
-		Args:  need(0, 0, ""),
+		Args:  command.Need(0, 0, ""),
 		RunE: func(*cobra.Command, []string) error {
 			v := versions{Info: buildinfo.Read()}
 			// The version is told also when nothing else works.
@@ -46,6 +47,6 @@ func newVersionCommand(a *app) *cobra.Command {
 			return nil
 		},
 	}
-	addJSONFlag(cmd, &asJSON)
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }

@@ -13,23 +13,15 @@ import (
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/client"
+	"github.com/skein-run/skein/internal/cli/command"
 	"github.com/skein-run/skein/internal/cli/table"
 )
 
 func newCluster(e Env) *cobra.Command {
-	cmd := &cobra.Command{
+	return command.Group(&cobra.Command{
 		Use:   "cluster",
 		Short: "Change who leads, drain nodes, follow what happens",
-		Args:  cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return e.Usage(cmd, "there is no command %q; there are promote, drain, resume, events", args[0])
-			}
-			return cmd.Help()
-		},
-	}
-	cmd.AddCommand(newPromote(e), newDrain(e), newResume(e), newEvents(e))
-	return cmd
+	}, nil, newPromote(e), newDrain(e), newResume(e), newEvents(e))
 }
 
 // aboutNode makes a command that changes one node.
@@ -93,7 +85,7 @@ task, a download, or the master, and for each command that somebody gave. With -
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, k := range o.Types {
 				if !slices.Contains(kinds, k) {
-					return e.Usage(cmd, "--types are of %s, not %q", strings.Join(kinds, ", "), k)
+					return command.Usage(cmd, "--types are of %s, not %q", strings.Join(kinds, ", "), k)
 				}
 			}
 			o.Measurements = measurements

@@ -36,8 +36,7 @@ type Env struct {
 	// Connect finds the node to talk to; its error names the way out. Silent:
 	// without notes for the user, in completion.
 	Connect func(ctx context.Context, silent bool) (*client.Client, error)
-	Explain func(err error) error // adds the way out to errors about the connection
-	Usage   func(cmd *cobra.Command, format string, args ...any) error
+	Explain func(err error) error            // adds the way out to errors about the connection
 	Note    func(format string, args ...any) // for the user, beside the answer; silent with -q
 	JSON    func(v any) error                // prints a document
 	// Terminal is how wide and high the terminal behind stdout is, in characters;
@@ -46,22 +45,6 @@ type Env struct {
 	Terminal, TerminalErr func() (width, height int)
 	Styled, StyledErr     func() bool
 }
-
-// ExitError ends the program with a code. With Err it is printed first.
-type ExitError struct {
-	Code int
-	Err  error
-}
-
-func (e *ExitError) Error() string {
-	if e.Err == nil {
-		return fmt.Sprintf("exit code %d", e.Code)
-	}
-	return e.Err.Error()
-}
-
-// Unwrap gives what is printed.
-func (e *ExitError) Unwrap() error { return e.Err }
 
 // New gives the commands below `skein`.
 func New(e Env) []*cobra.Command {

@@ -18,10 +18,10 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/spf13/cobra"
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/client"
+	"github.com/skein-run/skein/internal/cli/command"
 	"github.com/skein-run/skein/internal/cli/table"
 )
 
@@ -65,7 +65,6 @@ func env(s *said, c *client.Client, width int, styled bool) Env {
 		Stdout: &s.out, Stderr: &s.err,
 		Connect:  func(context.Context, bool) (*client.Client, error) { return c, nil },
 		Explain:  func(err error) error { return err },
-		Usage:    func(_ *cobra.Command, format string, args ...any) error { return fmt.Errorf(format, args...) },
 		Note:     func(format string, args ...any) { fmt.Fprintf(&s.err, format+"\n", args...) },
 		JSON:     func(v any) error { return json.NewEncoder(&s.out).Encode(v) },
 		Terminal: func() (int, int) { return width, 24 }, TerminalErr: func() (int, int) { return width, 24 },
@@ -126,7 +125,7 @@ func TestWaitEnds(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var s said
 			err := env(&s, nil, 0, false).wait(t.Context(), node(t, tt.events...), "org/m", tt.instance, time.Minute)
-			var exit *ExitError
+			var exit *command.ExitError
 			switch {
 			case tt.code == 0 && err != nil, tt.code > 0 && (!errors.As(err, &exit) || exit.Code != tt.code), tt.code < 0 && (err == nil || errors.As(err, &exit)):
 				t.Fatalf("%v", err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/client"
+	"github.com/skein-run/skein/internal/cli/command"
 	"github.com/skein-run/skein/internal/cli/table"
 )
 
@@ -142,11 +143,11 @@ func (p *placing) check(e Env, cmd *cobra.Command) error {
 	o := p.options
 	switch {
 	case o.MinNodes < 0 || o.ContextLength < 0 || o.Slots < 0:
-		return e.Usage(cmd, "--min-nodes, --context and --slots must not be negative")
+		return command.Usage(cmd, "--min-nodes, --context and --slots must not be negative")
 	case !slices.Contains([]string{"", api.ShardingAuto, api.ShardingPipeline, api.ShardingTensor}, o.Sharding):
-		return e.Usage(cmd, "--sharding must be auto, pipeline or tensor, not %q", o.Sharding)
+		return command.Usage(cmd, "--sharding must be auto, pipeline or tensor, not %q", o.Sharding)
 	case p.dryRun && p.wait:
-		return e.Usage(cmd, "--dry-run does nothing that --wait could wait for; leave one of the two out")
+		return command.Usage(cmd, "--dry-run does nothing that --wait could wait for; leave one of the two out")
 	}
 	return nil
 }
@@ -167,7 +168,7 @@ where it would go, how fast it would be, and what else there is.`,
 				return err
 			}
 			if replicas < 0 {
-				return e.Usage(cmd, "--replicas must not be negative")
+				return command.Usage(cmd, "--replicas must not be negative")
 			}
 			return e.do(cmd.Context(), func(c *client.Client) error {
 				a, err := c.Load(cmd.Context(), api.LoadRequest{ModelID: args[0], LoadOptions: p.options, DryRun: p.dryRun, Replicas: replicas})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/client"
+	"github.com/skein-run/skein/internal/cli/command"
 	"github.com/skein-run/skein/internal/cli/table"
 )
 
@@ -230,7 +231,7 @@ func (e Env) health(ctx context.Context, c *client.Client, asJSON bool) error {
 		err = table.Print(e.Stdout, lines...)
 	}
 	if err == nil && !h.Healthy {
-		err = &ExitError{Code: CodeFailed}
+		err = &command.ExitError{Code: CodeFailed}
 	}
 	return err
 }

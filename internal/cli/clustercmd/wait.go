@@ -12,13 +12,14 @@ import (
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/client"
+	"github.com/skein-run/skein/internal/cli/command"
 	"github.com/skein-run/skein/internal/cli/table"
 )
 
 // wait follows the changes of the cluster until a model is ready. instance is
 // the one that was made for it; "": it has no place yet.
 func (e Env) wait(ctx context.Context, c *client.Client, model, instance string, timeout time.Duration) error {
-	errTimeout := &ExitError{Code: CodeTimeout, Err: fmt.Errorf("%s is not ready after %s; it goes on in the background: see 'skein models status %s'", model, ago(timeout.Seconds()), model)}
+	errTimeout := &command.ExitError{Code: CodeTimeout, Err: fmt.Errorf("%s is not ready after %s; it goes on in the background: see 'skein models status %s'", model, ago(timeout.Seconds()), model)}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
 	defer cancel()
 	p := &progress{model: model}
@@ -38,10 +39,10 @@ func (e Env) wait(ctx context.Context, c *client.Client, model, instance string,
 	case err == nil:
 		e.Note("%s is ready", model)
 	case errors.As(err, &gone):
-		return &ExitError{Code: CodeFailed, Err: fmt.Errorf("%w; see 'skein status'", err)}
+		return &command.ExitError{Code: CodeFailed, Err: fmt.Errorf("%w; see 'skein status'", err)}
 	case errors.As(err, &failed):
 		m := failed.Model
-		return &ExitError{Code: CodeFailed, Err: fmt.Errorf("%s failed: %s\n  see 'skein models status %s', or take it back with 'skein models unload %s'", model, table.Visible(cmp.Or(m.Error, m.Progress)), model, model)}
+		return &command.ExitError{Code: CodeFailed, Err: fmt.Errorf("%s failed: %s\n  see 'skein models status %s', or take it back with 'skein models unload %s'", model, table.Visible(cmp.Or(m.Error, m.Progress)), model, model)}
 	}
 	return err
 }

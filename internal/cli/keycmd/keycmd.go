@@ -21,6 +21,7 @@ import (
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/client"
 	"github.com/skein-run/skein/internal/cli/clustercmd"
+	"github.com/skein-run/skein/internal/cli/command"
 	"github.com/skein-run/skein/internal/cli/table"
 )
 
@@ -33,7 +34,7 @@ type commands struct{ clustercmd.Env }
 func New(e clustercmd.Env) *cobra.Command {
 	c := commands{e}
 	list := c.list()
-	cmd := &cobra.Command{
+	return command.Group(&cobra.Command{
 		Use:   "keys",
 		Short: "Make, list and revoke keys of the API",
 		Long: `Make, list and revoke keys of the API. They hold on all nodes of the cluster. Roles:
@@ -45,16 +46,7 @@ func New(e clustercmd.Env) *cobra.Command {
 While there is no key, a node serves its own machine alone. As soon as there is
 one, every request needs one; commands on a node's own machine have theirs from
 its address file.`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return e.Usage(cmd, "there is no command %q; there are add, list, revoke", args[0])
-			}
-			return list.RunE(cmd, nil)
-		},
-	}
-	cmd.AddCommand(c.add(), list, c.revoke())
-	return cmd
+	}, func(cmd *cobra.Command) error { return list.RunE(cmd, nil) }, c.add(), list, c.revoke())
 }
 
 // do runs a command that talks to a node.
@@ -83,14 +75,14 @@ kept nowhere; what is kept is its hash. Limits are of each node by itself.`,
 		Args: one("give the key a name: skein keys add NAME --role ROLE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !slices.Contains(roles, role) {
-				return c.Usage(cmd, "say what the key may: --role %s", strings.Join(roles, ", --role "))
+				return command.Usage(cmd, "say what the key may: --role %s", strings.Join(roles, ", --role "))
 			}
 			d, err := span(expires)
 			if err != nil {
-				return c.Usage(cmd, "--expires: %v", err)
+				return command.Usage(cmd, "--expires: %v", err)
 			}
 			if req.RequestsPerMinute < 0 || req.Concurrent < 0 {
-				return c.Usage(cmd, "--requests-per-minute and --concurrent must not be negative; 0 is no limit")
+				return command.Usage(cmd, "--requests-per-minute and --concurrent must not be negative; 0 is no limit")
 			}
 			req.Name, req.Role, req.ExpiresSeconds = args[0], role, d.Seconds()
 			return c.do(cmd.Context(), func(n *client.Client) error {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/skein-run/skein/internal/bench/shards"
 	"github.com/skein-run/skein/internal/bytesize"
+	"github.com/skein-run/skein/internal/cli/table"
 )
 
 func newBench(e Env) *cobra.Command {
@@ -111,5 +112,5 @@ func (e Env) printFigures(figures []shards.Figure) error {
 		rows = append(rows, []string{f.Figure, strconv.Itoa(f.Streams), baseline, number(f.Sharded), number(f.Whole),
 			strconv.FormatFloat(f.Ratio, 'f', 3, 64), number(slices.Min(f.ShardedEach)) + ".." + number(slices.Max(f.ShardedEach)), unit})
 	}
-	return e.Table(rows, 1, 3, 4, 5, 6)
+	return table.Columns(e.Stdout, rows, 1, 3, 4, 5, 6)
 }

@@ -8,6 +8,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/skein-run/skein/internal/bench/shards"
+	"github.com/skein-run/skein/internal/cli/command"
+	"github.com/skein-run/skein/internal/cli/table"
 )
 
 func newCheck(e Env) *cobra.Command {
@@ -37,7 +39,7 @@ not known to be right when it is cut this way, and is placed whole.`,
 			var err error
 			o.Model = args[0]
 			if o.Layout, err = f.read(cmd); err != nil {
-				return &ExitError{Code: CodeError, Err: err}
+				return &command.ExitError{Code: CodeError, Err: err}
 			}
 			report := shards.Report{Model: o.Model, Stages: o.Layout.Stages, Ranks: o.Layout.Ranks, Verdict: shards.Failed}
 			entry, err := e.Model(args[0])
@@ -78,10 +80,10 @@ func (e Env) printCheck(r shards.Report, asJSON bool) error {
 	switch {
 	case asJSON:
 		if err := e.JSON(r); err != nil {
-			return &ExitError{Code: CodeError, Err: err}
+			return &command.ExitError{Code: CodeError, Err: err}
 		}
 	case exit == CodeError:
-		return &ExitError{Code: CodeError, Err: errors.New(r.Reason)}
+		return &command.ExitError{Code: CodeError, Err: errors.New(r.Reason)}
 	default:
 		rows := [][]string{
 			{"model", r.Model + " (" + r.Architecture + ")"},
@@ -95,12 +97,12 @@ func (e Env) printCheck(r shards.Report, asJSON bool) error {
 		if r.Reason != "" {
 			verdict += ": " + r.Reason
 		}
-		if err := e.Table(append(rows, []string{"verdict", verdict})); err != nil {
-			return &ExitError{Code: CodeError, Err: err}
+		if err := table.Columns(e.Stdout, append(rows, []string{"verdict", verdict})); err != nil {
+			return &command.ExitError{Code: CodeError, Err: err}
 		}
 	}
 	if exit != 0 {
-		return &ExitError{Code: exit}
+		return &command.ExitError{Code: exit}
 	}
 	return nil
 }

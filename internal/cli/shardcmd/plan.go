@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/skein-run/skein/internal/bytesize"
+	"github.com/skein-run/skein/internal/cli/command"
+	"github.com/skein-run/skein/internal/cli/table"
 	"github.com/skein-run/skein/internal/cluster/placement"
 	"github.com/skein-run/skein/internal/cluster/placement/cost"
 	"github.com/skein-run/skein/internal/cluster/placement/profile"
@@ -66,7 +68,7 @@ is printed. Values with commas are for the machines in turn, one value is for al
 			}
 			o, err := f.read(cmd, entry, model)
 			if err != nil {
-				return &ExitError{Code: exitUsage, Err: err}
+				return &command.ExitError{Code: exitUsage, Err: err}
 			}
 			p, err := o.place(model)
 			if err != nil {
@@ -327,7 +329,7 @@ func (e Env) printPlan(p Planned) error {
 		rows = append(rows, []string{name, fmt.Sprintf("%d-%d", s.Spec.First, s.Spec.End-1), part, bytesize.Format(m.Weights),
 			bytesize.Format(m.KV), bytesize.Format(m.Recurrent + m.Compute + m.Output), bytesize.Format(s.Reserve), bytesize.Format(memory[s.Node])})
 	}
-	if err := e.Table(rows, 3, 4, 5, 6, 7); err != nil {
+	if err := table.Columns(e.Stdout, rows, 3, 4, 5, 6, 7); err != nil {
 		return err
 	}
 	v := p.Plan.Predicted
@@ -343,7 +345,7 @@ func (e Env) printPlan(p Planned) error {
 	if _, err := fmt.Fprintln(e.Stdout); err != nil {
 		return fmt.Errorf("print the plan: %w", err)
 	}
-	if err := e.Table(lines); err != nil {
+	if err := table.Columns(e.Stdout, lines); err != nil {
 		return err
 	}
 	if _, err := fmt.Fprintf(e.Stdout, "\n%s\n", wrap(p.Plan.Explanation, 80)); err != nil {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/skein-run/skein/internal/cli/command"
 )
 
 func newServe(e Env) *cobra.Command {
@@ -28,7 +30,7 @@ Ctrl-C ends the shards that run here.`,
 		Args: exact(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.Listen == "" {
-				return &ExitError{Code: CodeError, Err: errors.New("say where to listen: --listen HOST:PORT, such as 127.0.0.1:0")}
+				return &command.ExitError{Code: CodeError, Err: errors.New("say where to listen: --listen HOST:PORT, such as 127.0.0.1:0")}
 			}
 			if err := checkFiles(o.Certificate, o.Key, o.CA); err != nil {
 				return err

@@ -52,7 +52,6 @@ type Env struct {
 	Stdout io.Writer
 	Note   func(format string, args ...any) // for the user, beside the answer; silent with -q
 	JSON   func(v any) error                // prints a document
-	Table  func(rows [][]string, right ...int) error
 
 	// Host logs warnings too, not only with -v, if warn is set.
 	Host      func(warn bool) (Host, error)
@@ -60,22 +59,6 @@ type Env struct {
 	Models    func() ([]library.Entry, error)
 	EngineDir func(flag string) (string, error) // by flag, environment and file
 }
-
-// ExitError ends the program with a code. With Err it is printed first.
-type ExitError struct {
-	Code int
-	Err  error
-}
-
-func (e *ExitError) Error() string {
-	if e.Err == nil {
-		return fmt.Sprintf("exit code %d", e.Code)
-	}
-	return e.Err.Error()
-}
-
-// Unwrap gives what is printed.
-func (e *ExitError) Unwrap() error { return e.Err }
 
 // New gives the subcommands of `skein shard`.
 func New(e Env) []*cobra.Command {

@@ -1,11 +1,9 @@
-package cli
+package runcmd
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -33,59 +31,20 @@ func (s *session) close() error {
 	return nil
 }
 
-// openSession connects to the running node, or starts one in this process and
-// says so.
-func (a *app) openSession(ctx context.Context, files []string) (*session, error) {
-	node, err := a.connect(ctx)
+// openSession connects to the running node, or starts one in this process.
+func (e Env) openSession(ctx context.Context, files []string) (*session, error) {
+	node, err := e.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if node != nil {
 		return &session{node: node, files: files}, nil
 	}
-	where, err := a.home()
+	node, stop, err := e.Local(ctx, files)
 	if err != nil {
 		return nil, err
 	}
-	serve, _, err := a.resolve(where, "", nil)
-	if err != nil {
-		return nil, err
-	}
-	// Only this command talks to it, on a port nobody knows.
-	serve.APIHost, serve.APIPort, serve.Load = "127.0.0.1", 0, nil
-	serve.APIKeys, serve.NamedKeys, serve.AllowOrigins, serve.InsecureNoAuth = nil, nil, nil, false
-	a.note("no node is running; this command runs one for itself (start one with 'skein serve' to keep models loaded)")
-	local, err := a.Local(ctx, LocalOptions{Home: where, Config: serve, Files: files, Stderr: a.Stderr})
-	if err != nil {
-		return nil, fmt.Errorf("run a node in this process: %w", err)
-	}
-	node, err = a.dial(local.API, "")
-	if err != nil {
-		return nil, errors.Join(err, local.Stop())
-	}
-	return &session{node: node, files: files, local: true, stop: local.Stop}, nil
-}
-
-// modelFiles gives the absolute path when the model is named by a file.
-func modelFiles(model string) ([]string, error) {
-	path := model
-	looksLikePath := strings.ContainsRune(model, os.PathSeparator) || strings.Contains(model, "/")
-	isFile := false
-	if info, err := os.Stat(path); err == nil && !info.IsDir() {
-		isFile = looksLikePath || strings.EqualFold(filepath.Ext(path), ".gguf")
-	}
-	if isFile {
-		abs, err := filepath.Abs(path)
-		if err != nil {
-			return nil, fmt.Errorf("find %s: %w", model, err)
-		}
-		return []string{abs}, nil
-	}
-	// "org/name" may be a model id; "./x" and "/x" can only be files.
-	if filepath.IsAbs(model) || strings.HasPrefix(model, ".") && looksLikePath {
-		return nil, fmt.Errorf("there is no file %s; give the path of a .gguf file or a name of 'skein models list'", model)
-	}
-	return nil, nil
+	return &session{node: node, files: files, local: true, stop: stop}, nil
 }
 
 // chooseModel gives the name of the model to use. asked is what the user

@@ -1,9 +1,15 @@
-package cli
+// Package benchcmd holds the commands below `skein bench`: what was typed becomes
+// options of package bench, what was measured becomes lines.
+//
+// It belongs to package cli, which mounts it. Everything runs in the goroutine
+// of the command.
+package benchcmd
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,15 +19,30 @@ import (
 
 	measure "github.com/skein-run/skein/internal/bench"
 	"github.com/skein-run/skein/internal/bench/load"
+	"github.com/skein-run/skein/internal/cli/command"
+	"github.com/skein-run/skein/internal/cli/enginecmd"
+	"github.com/skein-run/skein/internal/cli/table"
 	"github.com/skein-run/skein/internal/engine"
 	"github.com/skein-run/skein/internal/home"
 	modelfiles "github.com/skein-run/skein/internal/library"
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
-// newBenchCommand makes `skein bench`.
-func newBenchCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{
+// Env is what the commands need of the program around them.
+type Env struct {
+	Stdout io.Writer
+	Note   func(format string, args ...any) // for the user, beside the answer; silent with -q
+	JSON   func(v any) error                // prints a document
+
+	Executable string                                     // the servers that are measured
+	Engine     func(dir string) (engine.Options, error)   // where the libraries are looked for; dir is --engine-dir
+	Model      func(ref string) (modelfiles.Entry, error) // by name or file
+	APIKey     func() string                              // of a server that runs already
+}
+
+// New makes `skein bench`.
+func New(e Env) *cobra.Command {
+	return command.Group(&cobra.Command{
 		Use:   "bench",
 		Short: "Measure servers as their clients see them",
 		Long: `Measure servers as their clients see them. Everything but 'load' starts the
@@ -29,22 +50,13 @@ servers itself, on free ports of this machine and with a new SKEIN_HOME. The
 figures mean something only while the machine does nothing else.
 
 For the bare engine, without a server, there is 'skein engine bench'.`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return unknownCommand(cmd, args[0])
-			}
-			return cmd.Help()
-		},
-	}
-	cmd.AddCommand(newBenchNodeCommand(a), newBenchPeersCommand(a), newBenchLoadCommand(a))
-	return cmd
+	}, nil, newNode(e), newPeers(e), newLoad(e))
 }
 
-// benchHost gives package bench what it needs of this program. done removes
+// host gives package bench what it needs of this program. done removes
 // what the servers wrote.
-func (a *app) benchHost(m modelfiles.Entry, dir string) (h *measure.Host, done func() error, err error) {
-	o, err := a.engineOptions(dir)
+func (e Env) host(m modelfiles.Entry, dir string) (h *measure.Host, done func() error, err error) {
+	o, err := e.Engine(dir)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -61,15 +73,15 @@ func (a *app) benchHost(m modelfiles.Entry, dir string) (h *measure.Host, done f
 		environ = append(environ, "SKEIN_ENGINE_DIR="+found.Dir)
 	}
 	return &measure.Host{
-		Executable: a.Executable, Environ: environ, Dir: temp, Address: nodeAddressOf,
+		Executable: e.Executable, Environ: environ, Dir: temp, Address: nodeAddressOf,
 		Engine: func(ctx context.Context, run measure.EngineRun) (measure.EngineResult, error) {
-			res, err := runEngineBench(ctx, a.Executable, found, wire.BenchSpec{
+			res, err := enginecmd.Measure(ctx, e.Executable, found, wire.BenchSpec{
 				Load:   wire.LoadRequest{Paths: m.Paths, Threads: run.Threads, GPULayers: -1},
 				Prompt: run.Prompt, Decode: run.Decode, Streams: run.Streams, Repeat: run.Repeat,
 			})
 			return measure.EngineResult{Prefill: res.Prefill, Decode: res.Decode, ChunkTokens: res.ChunkTokens, LoadSeconds: res.LoadSeconds}, err
 		},
-		Say: a.note,
+		Say: e.Note,
 	}, func() error { return os.RemoveAll(temp) }, nil
 }
 
@@ -84,8 +96,8 @@ func nodeAddressOf(dir string) (string, error) {
 }
 
 // measuredModel finds a model and the words of its vocabulary.
-func (a *app) measuredModel(ref string) (modelfiles.Entry, measure.Model, error) {
-	entry, err := a.benchModel(ref)
+func (e Env) measuredModel(ref string) (modelfiles.Entry, measure.Model, error) {
+	entry, err := e.Model(ref)
 	if err != nil {
 		return entry, measure.Model{}, err
 	}
@@ -104,7 +116,7 @@ func (a *app) measuredModel(ref string) (modelfiles.Entry, measure.Model, error)
 	return entry, measure.Model{Name: entry.Name, Paths: entry.Paths, Bundled: entry.Source == modelfiles.SourceBundled, Words: words}, nil
 }
 
-func newBenchPeersCommand(a *app) *cobra.Command {
+func newPeers(e Env) *cobra.Command {
 	var (
 		o          measure.PeersOptions
 		model, dir string
@@ -118,22 +130,22 @@ func newBenchPeersCommand(a *app) *cobra.Command {
 		Long: `Start a node and llama-server with the same model, slots, context and threads,
 and measure them in turns with the same client. 'make bench-peers' builds
 llama-server with the same kernels and calls this.`,
-		Args: need(0, 0, ""),
+		Args: command.Need(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch api {
 			case "completions":
 			case "chat":
 				o.Chat = true
 			default:
-				return usage(cmd, "--api must be completions or chat, not %q", api)
+				return command.Usage(cmd, "--api must be completions or chat, not %q", api)
 			}
 			if model == "" {
-				return usage(cmd, "say which model to measure with: --model FILE")
+				return command.Usage(cmd, "say which model to measure with: --model FILE")
 			}
 			if !text && !slices.Contains(o.Only, "text") {
 				o.TextTokens = 0
 			}
-			entry, measured, err := a.measuredModel(model)
+			entry, measured, err := e.measuredModel(model)
 			if err != nil {
 				return err
 			}
@@ -143,7 +155,7 @@ llama-server with the same kernels and calls this.`,
 					return fmt.Errorf("find llama-server: %w", err)
 				}
 			}
-			h, done, err := a.benchHost(entry, dir)
+			h, done, err := e.host(entry, dir)
 			if err != nil {
 				return err
 			}
@@ -152,9 +164,9 @@ llama-server with the same kernels and calls this.`,
 				return err
 			}
 			if asJSON {
-				return a.printJSON(res)
+				return e.JSON(res)
 			}
-			return a.printPeers(res)
+			return e.printPeers(res)
 		},
 	}
 	f := cmd.Flags()
@@ -173,26 +185,26 @@ llama-server with the same kernels and calls this.`,
 	f.IntVar(&o.TextTokens, "text-tokens", 64, "tokens of each compared answer")
 	f.StringSliceVar(&o.Only, "only", nil, "measure only these `FIGURES`: decode, ttft, gap, text")
 	f.StringVar(&api, "api", "completions", "endpoint of the streams: completions or chat")
-	addEngineDirFlag(cmd, &dir)
-	addJSONFlag(cmd, &asJSON)
+	command.EngineDirFlag(cmd, &dir)
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 
-func (a *app) printPeers(r *measure.PeersResult) error {
-	fmt.Fprintf(a.Stdout, "slots %d, context of each %d, threads %d; the idle server used %.1f %% of the time of the measured one\n",
+func (e Env) printPeers(r *measure.PeersResult) error {
+	fmt.Fprintf(e.Stdout, "slots %d, context of each %d, threads %d; the idle server used %.1f %% of the time of the measured one\n",
 		r.Sizes.Slots, r.Sizes.Context, r.Sizes.Threads, 100*r.IdleShare)
 	if len(r.Figures) > 0 {
-		if err := columns(a.Stdout, r.Table(), 4); err != nil {
+		if err := table.Columns(e.Stdout, r.Table(), 4); err != nil {
 			return err
 		}
 	}
 	if r.Texts != nil {
-		fmt.Fprintln(a.Stdout, r.Texts)
+		fmt.Fprintln(e.Stdout, r.Texts)
 	}
 	return nil
 }
 
-func newBenchNodeCommand(a *app) *cobra.Command {
+func newNode(e Env) *cobra.Command {
 	var (
 		o          measure.NodeOptions
 		small, dir string
@@ -205,19 +217,19 @@ func newBenchNodeCommand(a *app) *cobra.Command {
 to compare with: a stream over HTTP beside the bare engine, the worst wait of
 running streams while a long prompt arrives, and, with the demo model, the time
 to start, the memory of an idle node, and a soak with many cancelled requests.`,
-		Args: need(1, 1, "say which model to measure with: skein bench node MODEL"),
+		Args: command.Need(1, 1, "say which model to measure with: skein bench node MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			entry, model, err := a.measuredModel(args[0])
+			entry, model, err := e.measuredModel(args[0])
 			if err != nil {
 				return err
 			}
 			o.Model, o.Small, o.Soak.Threads = model, model, o.Threads
 			if small != "" {
-				if _, o.Small, err = a.measuredModel(small); err != nil {
+				if _, o.Small, err = e.measuredModel(small); err != nil {
 					return err
 				}
 			}
-			h, done, err := a.benchHost(entry, dir)
+			h, done, err := e.host(entry, dir)
 			if err != nil {
 				return err
 			}
@@ -226,13 +238,13 @@ to start, the memory of an idle node, and a soak with many cancelled requests.`,
 				return err
 			}
 			if asJSON {
-				return a.printJSON(res)
+				return e.JSON(res)
 			}
-			if err := columns(a.Stdout, res.Table()); err != nil {
+			if err := table.Columns(e.Stdout, res.Table()); err != nil {
 				return err
 			}
 			if res.Soak != nil {
-				fmt.Fprintf(a.Stdout, "soak: %s\n", res.Soak)
+				fmt.Fprintf(e.Stdout, "soak: %s\n", res.Soak)
 			}
 			return nil
 		},
@@ -249,8 +261,8 @@ to start, the memory of an idle node, and a soak with many cancelled requests.`,
 	f.IntVar(&o.Soak.Requests, "soak-requests", 10000, "requests of the soak in sum")
 	f.Uint64Var(&o.Soak.Seed, "seed", 1, "of the soak's random choices")
 	f.StringSliceVar(&o.Only, "only", nil, "measure only these `FIGURES`: http, gap, start, memory, soak")
-	addEngineDirFlag(cmd, &dir)
-	addJSONFlag(cmd, &asJSON)
+	command.EngineDirFlag(cmd, &dir)
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 
@@ -263,7 +275,7 @@ type loadResult struct {
 	Gap     load.Summary `json:"worst_gap"` // seconds
 }
 
-func newBenchLoadCommand(a *app) *cobra.Command {
+func newLoad(e Env) *cobra.Command {
 	var (
 		url, model, api         string
 		streams, tokens, rounds int
@@ -272,17 +284,17 @@ func newBenchLoadCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "load --url URL --model NAME [flags]",
 		Short: "Measure streams on a server that is running already",
-		Args:  need(0, 0, ""),
+		Args:  command.Need(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
 			case url == "" || model == "":
-				return usage(cmd, "say which server and model: --url http://127.0.0.1:52415 --model NAME")
+				return command.Usage(cmd, "say which server and model: --url http://127.0.0.1:52415 --model NAME")
 			case streams < 1 || rounds < 1 || tokens < 4:
-				return usage(cmd, "--streams and --rounds must be at least 1, --decode-tokens at least 4")
+				return command.Usage(cmd, "--streams and --rounds must be at least 1, --decode-tokens at least 4")
 			case api != "chat" && api != "completions":
-				return usage(cmd, "--api must be completions or chat, not %q", api)
+				return command.Usage(cmd, "--api must be completions or chat, not %q", api)
 			}
-			c, err := load.NewClient(url, model, a.flagOr(a.apiKey, "SKEIN_API_KEY"))
+			c, err := load.NewClient(url, model, e.APIKey())
 			if err != nil {
 				return err
 			}
@@ -297,9 +309,9 @@ func newBenchLoadCommand(a *app) *cobra.Command {
 			}
 			res := loadResult{Model: model, Streams: streams, Decode: load.Summarize(rates), TTFT: load.Summarize(firsts), Gap: load.Summarize(gaps)}
 			if asJSON {
-				return a.printJSON(res)
+				return e.JSON(res)
 			}
-			return columns(a.Stdout, [][]string{
+			return table.Columns(e.Stdout, [][]string{
 				{"FIGURE", "MEDIAN (RANGE)", "UNIT"},
 				{fmt.Sprintf("decode, streams: %d", streams), res.Decode.Spread("%.1f"), "tok/s"},
 				{"first token of the last stream", res.TTFT.Spread("%.4f"), "s"},
@@ -314,6 +326,6 @@ func newBenchLoadCommand(a *app) *cobra.Command {
 	f.IntVar(&tokens, "decode-tokens", 128, "tokens of each stream")
 	f.IntVar(&rounds, "rounds", 5, "times it is measured")
 	f.StringVar(&api, "api", "completions", "endpoint: completions or chat")
-	addJSONFlag(cmd, &asJSON)
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }

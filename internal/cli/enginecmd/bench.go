@@ -1,4 +1,4 @@
-package cli
+package enginecmd
 
 import (
 	"bytes"
@@ -13,12 +13,13 @@ import (
 
 	"github.com/skein-run/skein/internal/bench/load"
 	"github.com/skein-run/skein/internal/calm"
+	"github.com/skein-run/skein/internal/cli/command"
+	"github.com/skein-run/skein/internal/cli/table"
 	"github.com/skein-run/skein/internal/engine"
-	modelfiles "github.com/skein-run/skein/internal/library"
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
-func newEngineBenchCommand(a *app) *cobra.Command {
+func newBench(e Env) *cobra.Command {
 	var (
 		dir    string
 		asJSON bool
@@ -32,13 +33,13 @@ token a step (decode), in a loop with nothing around it, in a process of its
 own. MODEL is a name of 'skein models list' or a .gguf file.`,
 		Example: `  skein engine bench skein-demo-4m-q8_0
   skein engine bench ./model.gguf --streams 4 --threads 2`,
-		Args: need(1, 1, "say which model to measure with: skein engine bench MODEL"),
+		Args: command.Need(1, 1, "say which model to measure with: skein engine bench MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			entry, err := a.benchModel(args[0])
+			entry, err := e.Model(args[0])
 			if err != nil {
 				return err
 			}
-			o, err := a.engineOptions(dir)
+			o, err := e.Engine(dir)
 			if err != nil {
 				return err
 			}
@@ -47,14 +48,14 @@ own. MODEL is a name of 'skein models list' or a .gguf file.`,
 				return err
 			}
 			spec.Load.Paths = entry.Paths
-			res, err := runEngineBench(cmd.Context(), a.Executable, found, spec)
+			res, err := Measure(cmd.Context(), e.Executable, found, spec)
 			if err != nil {
 				return err
 			}
 			if asJSON {
-				return a.printJSON(res)
+				return e.JSON(res)
 			}
-			return a.printEngineBench(spec, res)
+			return e.printBench(spec, res)
 		},
 	}
 	f := cmd.Flags()
@@ -65,25 +66,16 @@ own. MODEL is a name of 'skein models list' or a .gguf file.`,
 	f.IntVar(&spec.Load.Threads, "threads", 0, "processor threads; 0: as many as the process may use")
 	f.IntVar(&spec.Load.ChunkTokens, "chunk-tokens", 0, "prompt tokens a step takes; 0: chosen by the model's size")
 	f.IntVar(&spec.Load.GPULayers, "gpu-layers", -1, "layers kept on the GPU; -1: as many as fit")
-	addEngineDirFlag(cmd, &dir)
-	addJSONFlag(cmd, &asJSON)
+	command.EngineDirFlag(cmd, &dir)
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 
-// benchModel finds the files of a model that is measured here.
-func (a *app) benchModel(ref string) (modelfiles.Entry, error) {
-	files, _, err := a.openModelFiles()
-	if err != nil {
-		return modelfiles.Entry{}, err
-	}
-	return files.Resolve(ref)
-}
-
-// runEngineBench measures in a child, which a failed assertion of the library
+// Measure measures the bare library in a child, which a failed assertion of it
 // may take down.
-func runEngineBench(ctx context.Context, executable string, e *engine.Engine, spec wire.BenchSpec) (wire.BenchResult, error) {
+func Measure(ctx context.Context, executable string, found *engine.Engine, spec wire.BenchSpec) (wire.BenchResult, error) {
 	var res wire.BenchResult
-	spec.Engine = e.Spec()
+	spec.Engine = found.Spec()
 	in, err := json.Marshal(spec)
 	if err != nil {
 		return res, fmt.Errorf("measure the engine: %w", err)
@@ -102,7 +94,7 @@ func runEngineBench(ctx context.Context, executable string, e *engine.Engine, sp
 		if ctx.Err() != nil {
 			return res, context.Cause(ctx)
 		}
-		return res, fmt.Errorf("measure the engine in %s: %s", e.Dir, engine.LastWords(stderr.String(), err))
+		return res, fmt.Errorf("measure the engine in %s: %s", found.Dir, engine.LastWords(stderr.String(), err))
 	}
 	if err := json.Unmarshal(stdout.Bytes(), &res); err != nil {
 		return res, fmt.Errorf("measure the engine: its child's answer: %w", err)
@@ -110,13 +102,13 @@ func runEngineBench(ctx context.Context, executable string, e *engine.Engine, sp
 	return res, nil
 }
 
-func (a *app) printEngineBench(spec wire.BenchSpec, r wire.BenchResult) error {
+func (e Env) printBench(spec wire.BenchSpec, r wire.BenchResult) error {
 	prefill, decode := load.Summarize(r.PrefillEach), load.Summarize(r.DecodeEach)
 	row := func(name string, s load.Summary) []string {
 		return []string{name, rate(s.Median), rate(s.Min), rate(s.Max), "tok/s"}
 	}
-	fmt.Fprintf(a.Stdout, "%s on llama.cpp %s, %d threads; load %.2f s\n", r.Model, r.Engine, r.Threads, r.LoadSeconds)
-	return columns(a.Stdout, [][]string{
+	fmt.Fprintf(e.Stdout, "%s on llama.cpp %s, %d threads; load %.2f s\n", r.Model, r.Engine, r.Threads, r.LoadSeconds)
+	return table.Columns(e.Stdout, [][]string{
 		{"", "MEDIAN", "MIN", "MAX", "UNIT"},
 		row(fmt.Sprintf("prefill, %d tokens in steps of %d", spec.Prompt, r.ChunkTokens), prefill),
 		row(fmt.Sprintf("decode, %d tokens, streams: %d", spec.Decode, spec.Streams), decode),

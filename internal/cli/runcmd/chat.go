@@ -1,4 +1,4 @@
-package cli
+package runcmd
 
 import (
 	"context"
@@ -13,19 +13,20 @@ import (
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/client"
+	"github.com/skein-run/skein/internal/cli/command"
 	"github.com/skein-run/skein/internal/cli/talk"
 )
 
 // chat runs the interactive chat on the terminal.
-func (a *app) chat(ctx context.Context, s *session, printer talk.Printer, settings talk.Settings) error {
-	where, err := a.home()
+func (e Env) chat(ctx context.Context, s *session, printer talk.Printer, settings talk.Settings) error {
+	where, err := e.Home()
 	if err != nil {
 		return err
 	}
 	if err := where.Ensure(); err != nil {
 		return err
 	}
-	lines, err := a.openLines(where.HistoryFile())
+	lines, err := e.openLines(where.HistoryFile())
 	if err != nil {
 		return err
 	}
@@ -34,20 +35,23 @@ func (a *app) chat(ctx context.Context, s *session, printer talk.Printer, settin
 	defer unhook()
 	defer lines.close()
 	return talk.New(talk.Options{
-		Backend: backend{s}, Lines: lines, Interrupts: a.Interrupts,
-		Printer: printer, Settings: settings, Verbose: a.verbose,
+		Backend: backend{e, s}, Lines: lines, Interrupts: e.Interrupts,
+		Printer: printer, Settings: settings, Verbose: e.Verbose(),
 	}).Run(ctx)
 }
 
 // backend is the node of a session as the chat sees it.
-type backend struct{ s *session }
+type backend struct {
+	e Env
+	s *session
+}
 
 func (b backend) Chat(ctx context.Context, req client.ChatRequest, emit func(client.ChatChunk) error) error {
-	return explain(b.s.node.Chat(ctx, req, emit))
+	return b.e.Explain(b.s.node.Chat(ctx, req, emit))
 }
 
 func (b backend) Choose(ctx context.Context, name string) (string, error) {
-	files, err := modelFiles(name)
+	files, err := command.ModelFiles(name)
 	if err != nil {
 		return "", err
 	}
@@ -55,22 +59,22 @@ func (b backend) Choose(ctx context.Context, name string) (string, error) {
 	// it cannot be told at its start any more.
 	other := session{node: b.s.node, files: files}
 	found, err := other.chooseModel(ctx, name)
-	return found, explain(err)
+	return found, b.e.Explain(err)
 }
 
 func (b backend) Describe(ctx context.Context, name string) (api.LibraryModel, error) {
 	m, err := b.s.node.Library().Show(ctx, name, 0, 0)
-	return m, explain(err)
+	return m, b.e.Explain(err)
 }
 
 // lines is the line editor of a terminal.
 type lines struct{ rl *readline.Instance }
 
-func (a *app) openLines(history string) (*lines, error) {
+func (e Env) openLines(history string) (*lines, error) {
 	// The editor would create it readable by everybody.
 	f, err := os.OpenFile(history, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		a.note("what you type is not kept for the next chat: %v", err)
+		e.Note("what you type is not kept for the next chat: %v", err)
 		history = ""
 	} else if err := f.Close(); err != nil {
 		return nil, fmt.Errorf("open the history: %w", err)
@@ -79,11 +83,11 @@ func (a *app) openLines(history string) (*lines, error) {
 	for _, name := range talk.Commands() {
 		commands = append(commands, readline.PcItem(name))
 	}
-	at := &leftMargin{in: a.Stdin, out: a.Stdout}
+	at := &leftMargin{in: e.Stdin, out: e.Stdout}
 	rl, err := readline.NewFromConfig(&readline.Config{
 		Stdin:                  at,
 		Stdout:                 at,
-		Stderr:                 a.Stderr,
+		Stderr:                 e.Stderr,
 		HistoryFile:            history,
 		DisableAutoSaveHistory: true, // an entry may span lines
 		HistorySearchFold:      true,
