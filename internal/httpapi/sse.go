@@ -20,6 +20,10 @@ const (
 // ErrClientGone is what sending on a stream gives when nobody reads it.
 var ErrClientGone = errors.New("the client is gone")
 
+// LastData is the extension by which the API's document says how the data of a
+// stream's last event read, where they are no JSON.
+const LastData = "x-last-data"
+
 // EventStream answers a request with server-sent events. The response begins
 // with the first event, or with the first keep-alive comment when none came
 // for an interval: until then the request can still be answered with a plain

@@ -5,26 +5,31 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"sync"
 
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/httpapi"
+	"github.com/skein-run/skein/internal/httpapi/openai/answer"
+	"github.com/skein-run/skein/internal/httpapi/openai/request"
 )
 
 // job is a checked request, ready to run and to be answered.
 type job struct {
-	common
+	request.Common
 	chat     bool
 	requests []generation.Request // one a prompt; a chat has one
-	head     header
+	head     answer.Header
 }
 
 // choices over all prompts.
-func (j *job) choices() int { return len(j.requests) * j.request.Choices }
+func (j *job) choices() int { return len(j.requests) * j.Request.Choices }
 
-// timed tells whether the usage's times are those of one generation.
-func (j *job) timed() bool { return j.choices() == 1 }
+func (j *job) shape() answer.Shape {
+	return answer.Shape{
+		Chat: j.chat, Choices: j.choices(), Usage: j.IncludeUsage,
+		Logprobs: j.Request.Logprobs, Top: j.Request.TopLogprobs > 0,
+	}
+}
 
 func (a *API) chat(w http.ResponseWriter, r *http.Request) {
 	body, err := httpapi.ReadBody(w, r)
@@ -38,25 +43,25 @@ func (a *API) chat(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.serve(w, r, &job{
-		common: c.common, chat: true, requests: []generation.Request{c.request},
-		head: a.header("chatcmpl-", m, c.serviceTier),
+		Common: c.Common, chat: true, requests: []generation.Request{c.Request},
+		head: a.header("chatcmpl-", m, c.ServiceTier),
 	})
 }
 
 // readChat makes a request of a chat's body.
-func (a *API) readChat(ctx context.Context, body []byte) (chatRequest, Model, error) {
-	c, err := a.parseChat(body)
+func (a *API) readChat(ctx context.Context, body []byte) (request.Chat, Model, error) {
+	c, err := a.decoder.Chat(body)
 	if err != nil {
 		return c, Model{}, err
 	}
-	m, err := a.options.Engine.Model(ctx, c.model)
+	m, err := a.options.Engine.Model(ctx, c.Model)
 	if err != nil {
 		return c, m, err
 	}
-	if err := c.applyEffort(m); err != nil {
+	if err := c.ApplyEffort(m.ID, m.TemplateVariables); err != nil {
 		return c, m, err
 	}
-	c.request.Model = m.ID
+	c.Request.Model = m.ID
 	return c, m, nil
 }
 
@@ -64,7 +69,7 @@ func (a *API) readChat(ctx context.Context, body []byte) (chatRequest, Model, er
 // dialects that take the same and answer in another shape.
 func (a *API) ReadChat(ctx context.Context, body []byte) (req generation.Request, stream bool, err error) {
 	c, _, err := a.readChat(ctx, body)
-	return c.request, c.stream, err
+	return c.Request, c.Stream, err
 }
 
 func (a *API) completions(w http.ResponseWriter, r *http.Request) {
@@ -73,47 +78,43 @@ func (a *API) completions(w http.ResponseWriter, r *http.Request) {
 		a.refuse(w, r, err)
 		return
 	}
-	c, err := a.parseCompletion(body)
+	c, err := a.decoder.Completion(body)
 	if err != nil {
 		a.refuse(w, r, err)
 		return
 	}
-	m, err := a.options.Engine.Model(r.Context(), c.model)
+	m, err := a.options.Engine.Model(r.Context(), c.Model)
 	if err != nil {
 		a.refuse(w, r, err)
 		return
 	}
-	c.request.Model = m.ID
-	j := &job{common: c.common, head: a.header("cmpl-", m, c.serviceTier)}
-	for _, p := range c.prompts {
-		j.requests = append(j.requests, c.generation(p))
-	}
-	a.serve(w, r, j)
+	c.Request.Model = m.ID
+	a.serve(w, r, &job{Common: c.Common, requests: c.Generations(), head: a.header("cmpl-", m, c.ServiceTier)})
 }
 
-func (a *API) header(prefix string, m Model, serviceTier bool) header {
-	return header{
-		id: prefix + a.options.NewID(), created: a.options.Now().Unix(), model: m.ID,
-		fingerprint: a.options.Fingerprint, serviceTier: serviceTier,
+func (a *API) header(prefix string, m Model, serviceTier bool) answer.Header {
+	return answer.Header{
+		ID: prefix + a.options.NewID(), Created: a.options.Now().Unix(), Model: m.ID,
+		Fingerprint: a.options.Fingerprint, ServiceTier: serviceTier,
 	}
 }
 
 func (a *API) serve(w http.ResponseWriter, r *http.Request, j *job) {
 	for i := range j.requests {
-		j.requests[i].ID = j.head.id
-		j.requests[i].Progress = j.stream && j.chat && j.choices() == 1
+		j.requests[i].ID = j.head.ID
+		j.requests[i].Progress = j.Stream && j.chat && j.choices() == 1
 	}
-	if j.stream {
+	if j.Stream {
 		a.stream(w, r, j)
 		return
 	}
-	c := newCollector(j)
-	usage, err := a.run(r.Context(), j, c.add)
+	whole := answer.NewWhole(j.head, j.shape())
+	usage, err := a.run(r.Context(), j, whole.Add)
 	if err != nil {
 		a.refuse(w, r, err)
 		return
 	}
-	a.send(w, c.response(usage))
+	a.send(w, whole.Bytes(usage))
 }
 
 // stream answers by server-sent events. A failure before the first event is a
@@ -121,10 +122,9 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, j *job) {
 func (a *API) stream(w http.ResponseWriter, r *http.Request, j *job) {
 	events := httpapi.NewEventStream(w, a.options.KeepAlive)
 	defer events.End()
-	enc := newEncoder(j.head, j.chat, j.choices(), j.includeUsage, j.request.TopLogprobs > 0)
-	enc.figures = a.options.Figures
+	enc := answer.NewStream(j.head, j.shape(), a.options.Figures)
 	usage, err := a.run(r.Context(), j, func(ev generation.Event) error {
-		if chunks := enc.event(&ev); len(chunks) > 0 {
+		if chunks := enc.Event(&ev); len(chunks) > 0 {
 			return events.Send(chunks)
 		}
 		return nil
@@ -132,14 +132,14 @@ func (a *API) stream(w http.ResponseWriter, r *http.Request, j *job) {
 	begun := events.End()
 	if err == nil {
 		// A client that hung up at the very end has all but the end.
-		_ = events.Send(enc.finish(usage, j.timed()))
+		_ = events.Send(enc.Finish(usage))
 		return
 	}
 	e := a.outcome(r.Context(), err)
 	switch {
 	case e == nil: // nobody reads
 	case begun:
-		_ = events.Send(enc.failure(e))
+		_ = events.Send(enc.Failure(e))
 	default:
 		httpapi.WriteError(w, e)
 	}
@@ -168,7 +168,7 @@ func (a *API) run(ctx context.Context, j *job, emit func(generation.Event) error
 	for range min(a.options.PromptsAtOnce, len(j.requests)) {
 		group.Go(func() {
 			for i := range tasks {
-				usage, err := a.runOne(ctx, j.requests[i], i*j.request.Choices, locked)
+				usage, err := a.runOne(ctx, j.requests[i], i*j.Request.Choices, locked)
 				if err != nil {
 					cancel(err)
 					return
@@ -240,86 +240,4 @@ func sum(a, b generation.Usage) generation.Usage {
 	a.CachedTokens += b.CachedTokens
 	a.ReasoningTokens += b.ReasoningTokens
 	return a
-}
-
-// collector puts the events of a request that is not streamed together.
-type collector struct {
-	job     *job
-	choices []collected
-}
-
-type collected struct {
-	text, reasoning strings.Builder
-	logprobs        []generation.TokenLogprob
-	finish          string
-}
-
-func newCollector(j *job) *collector {
-	return &collector{job: j, choices: make([]collected, j.choices())}
-}
-
-func (c *collector) add(ev generation.Event) error {
-	choice := &c.choices[ev.Choice]
-	if !c.job.chat {
-		choice.text.WriteString(ev.Reasoning) // as textChunks
-	}
-	choice.text.WriteString(ev.Text)
-	choice.reasoning.WriteString(ev.Reasoning)
-	choice.logprobs = append(choice.logprobs, ev.Logprobs...)
-	if ev.FinishReason != "" {
-		choice.finish = ev.FinishReason
-	}
-	return nil
-}
-
-// response is the whole answer in JSON.
-func (c *collector) response(u generation.Usage) []byte {
-	object := "text_completion"
-	if c.job.chat {
-		object = "chat.completion"
-	}
-	b := c.job.head.append(nil, object)
-	for i := range c.choices {
-		choice := &c.choices[i]
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = append(b, `{"index":`...)
-		b = appendInt(b, i)
-		if c.job.chat {
-			b = choice.appendMessage(b)
-		} else {
-			b = append(b, `,"text":`...)
-			b = appendString(b, choice.text.String())
-		}
-		b = append(b, `,"logprobs":`...)
-		switch {
-		case !c.job.request.Logprobs:
-			b = append(b, `null`...)
-		case c.job.chat:
-			b = appendChatLogprobs(b, choice.logprobs)
-		default:
-			b, _ = appendLegacyLogprobs(b, choice.logprobs, 0, c.job.request.TopLogprobs > 0)
-		}
-		b = append(b, `,"finish_reason":`...)
-		b = append(appendString(b, choice.finish), '}')
-	}
-	b = append(b, `],"usage":`...)
-	b = appendUsage(b, u)
-	if c.job.timed() {
-		b = append(b, `,"timings":`...)
-		b = appendTimings(b, u)
-	}
-	return append(b, '}')
-}
-
-func (c *collected) appendMessage(b []byte) []byte {
-	b = append(b, `,"message":{"role":"assistant","content":`...)
-	b = appendString(b, c.text.String())
-	b = append(b, `,"refusal":null,"annotations":[]`...)
-	if c.reasoning.Len() > 0 {
-		b = append(b, `,"reasoning_content":`...)
-		b = appendString(b, c.reasoning.String())
-	}
-	return append(b, '}')
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/skein-run/skein/internal/httpapi"
+	"github.com/skein-run/skein/internal/httpapi/openai/request"
 )
 
 // modelObject is OpenAI's model, and more: two fields of our own, and those
@@ -56,7 +57,7 @@ func objectOf(m Model) modelObject {
 func (a *API) models(w http.ResponseWriter, r *http.Request) {
 	status := r.URL.Query().Get("status")
 	if status != "" && status != "downloaded" {
-		a.refuse(w, r, httpapi.Invalid("status", "invalid_value", "status can be downloaded, not %q: leave it out to list all models", clip([]byte(status))))
+		a.refuse(w, r, httpapi.Invalid("status", "invalid_value", "status can be downloaded, not %q: leave it out to list all models", request.Clip([]byte(status))))
 		return
 	}
 	all, err := a.options.Engine.Models(r.Context())

@@ -2,9 +2,9 @@
 // chat completions and (text) completions endpoints, streamed or not, with
 // OpenAI's parameters, errors and shapes. docs/openai-api.md is its contract.
 //
-// It owns decoding, checking and encoding, and nothing else: it turns a body
-// into a neutral generation.Request and events back into OpenAI's JSON. Models
-// come from an Engine that the node hands in; the package must not import
+// It owns decoding, checking and encoding, and nothing else: package request turns
+// a body into a neutral generation.Request, package answer events back into
+// OpenAI's JSON, and the handlers here join the two. Models come from an Engine that the node hands in; the package must not import
 // adapters or other dialects. Handlers run on net/http's goroutines; an API has
 // no other state than the set of field names it has warned about.
 package openai
@@ -19,6 +19,7 @@ import (
 
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/httpapi"
+	"github.com/skein-run/skein/internal/httpapi/openai/request"
 )
 
 // Model is a model file as clients see it.
@@ -106,7 +107,7 @@ func (o *Options) validate() error {
 // API is the dialect; see httpapi.Dialect.
 type API struct {
 	options Options
-	strange strangers
+	decoder *request.Decoder
 }
 
 // New makes the dialect.
@@ -125,7 +126,8 @@ func New(o Options) (*API, error) {
 	if o.NewID == nil {
 		o.NewID = rand.Text
 	}
-	return &API{options: o, strange: strangers{log: o.Log}}, nil
+	limits := request.Limits{Messages: o.MaxMessages, Choices: o.MaxChoices, Prompts: o.MaxPrompts}
+	return &API{options: o, decoder: request.NewDecoder(limits, o.Log)}, nil
 }
 
 func defaultTo[T int | time.Duration](field *T, value T) {

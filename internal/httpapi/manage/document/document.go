@@ -155,10 +155,6 @@ func addStatuses(op *huma.Operation, errors *huma.Schema) {
 // stream is the type of answers that come event by event.
 const stream = "text/event-stream"
 
-// LastData is the extension that says how the data of a stream's last event
-// read, where they are no JSON.
-const LastData = "x-last-data"
-
 // asEvents makes the schema of an event's data, in JSON, into that of the event,
 // as OpenAPI 3.2 and tools of today read it.
 func asEvents(o *huma.OpenAPI, media *huma.MediaType) {
@@ -168,7 +164,7 @@ func asEvents(o *huma.OpenAPI, media *huma.MediaType) {
 	}
 	media.Example = "data: " + string(data) + "\n\n"
 	schema := &huma.Schema{Type: huma.TypeString, Extensions: map[string]any{"contentMediaType": "application/json", "contentSchema": media.Schema}}
-	if last, ok := media.Extensions[LastData]; ok {
+	if last, ok := media.Extensions[httpapi.LastData]; ok {
 		media.Example = media.Example.(string) + fmt.Sprintf("data: %s\n\n", last)
 		schema = &huma.Schema{Type: huma.TypeString, AnyOf: []*huma.Schema{schema, {Type: huma.TypeString, Enum: []any{last}}}}
 	}

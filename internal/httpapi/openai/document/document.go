@@ -13,6 +13,8 @@ import (
 	"reflect"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/skein-run/skein/internal/httpapi"
 )
 
 const tag = "inference"
@@ -31,7 +33,7 @@ func Describe(o *huma.OpenAPI) {
 		op.Responses["200"] = &huma.Response{Description: "OK", Content: map[string]*huma.MediaType{"application/json": {Schema: schema(t)}}}
 	}
 	streams := func(op *huma.Operation, t reflect.Type) {
-		op.Responses["200"].Content["text/event-stream"] = &huma.MediaType{Schema: schema(t), Extensions: map[string]any{"x-last-data": "[DONE]"}}
+		op.Responses["200"].Content["text/event-stream"] = &huma.MediaType{Schema: schema(t), Extensions: map[string]any{httpapi.LastData: "[DONE]"}}
 	}
 	takes := func(op *huma.Operation, t reflect.Type) {
 		op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: schema(t)}}}

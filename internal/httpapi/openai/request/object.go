@@ -1,4 +1,4 @@
-package openai
+package request
 
 import (
 	"bytes"
@@ -111,7 +111,7 @@ func (o *object) number(field string, fallback, low, high float64) float64 {
 		if v < low {
 			code = "decimal_below_min_value"
 		}
-		o.fail(httpapi.Invalid(name, code, "%s must be between %g and %g, not %s", name, low, high, clip(raw)))
+		o.fail(httpapi.Invalid(name, code, "%s must be between %g and %g, not %s", name, low, high, Clip(raw)))
 		return fallback
 	}
 	return v
@@ -143,16 +143,16 @@ func parseInteger(name string, raw json.RawMessage, low, high int64) (int64, *ht
 			v = int64(f) // 4e1 and 40.0 are integers too
 			outside, below = v < low || v > high, v < low
 		} else if f != math.Trunc(f) {
-			return 0, httpapi.Invalid(name, "invalid_type", "%s must be an integer, not %s", name, clip(raw))
+			return 0, httpapi.Invalid(name, "invalid_type", "%s must be an integer, not %s", name, Clip(raw))
 		} else {
 			outside, below = true, f < 0
 		}
 	}
 	if outside {
 		if below {
-			return 0, httpapi.Invalid(name, "integer_below_min_value", "%s must be at least %d, not %s", name, low, clip(raw))
+			return 0, httpapi.Invalid(name, "integer_below_min_value", "%s must be at least %d, not %s", name, low, Clip(raw))
 		}
-		return 0, httpapi.Invalid(name, "integer_above_max_value", "%s must be at most %d, not %s", name, high, clip(raw))
+		return 0, httpapi.Invalid(name, "integer_above_max_value", "%s must be at most %d, not %s", name, high, Clip(raw))
 	}
 	return v, nil
 }
@@ -245,8 +245,8 @@ func isNull(raw json.RawMessage) bool { return string(raw) == "null" }
 
 func isNumber(raw json.RawMessage) bool { return kind(raw) == "a number" }
 
-// clip shortens a value that is quoted in a message.
-func clip[T ~string | ~[]byte](value T) string {
+// Clip shortens a value that is quoted in a message.
+func Clip[T ~string | ~[]byte](value T) string {
 	const limit = 40
 	if len(value) <= limit {
 		return string(value)

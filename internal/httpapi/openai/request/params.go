@@ -1,4 +1,4 @@
-package openai
+package request
 
 import (
 	"encoding/json"
@@ -24,29 +24,29 @@ const (
 	maxTemplates = 64      // entries of chat_template_kwargs
 )
 
-// common are the parameters that both endpoints take.
-type common struct {
-	model        string
-	stream       bool
-	includeUsage bool
-	serviceTier  bool // asked for, so the answer names it
-	request      generation.Request
+// Common are the parameters that both endpoints take.
+type Common struct {
+	Model        string
+	Stream       bool
+	IncludeUsage bool
+	ServiceTier  bool               // asked for, so the answer names it
+	Request      generation.Request // of completions: but for its prompt
 }
 
 // parseCommon takes them all; the first mistake is in o.err.
-func (a *API) parseCommon(o *object) common {
-	var c common
+func (d *Decoder) parseCommon(o *object) Common {
+	var c Common
 	if model, ok := o.text("model", maxName); ok && model != "" {
-		c.model = model
+		c.Model = model
 	} else {
 		o.fail(missing("model", "name the model; GET /v1/models lists what there is"))
 	}
-	c.stream = o.boolean("stream", false)
-	a.parseStreamOptions(o, &c)
+	c.Stream = o.boolean("stream", false)
+	d.parseStreamOptions(o, &c)
 
-	r := &c.request
-	r.Model = c.model
-	choices, _ := o.integer("n", 1, 1, int64(a.options.MaxChoices))
+	r := &c.Request
+	r.Model = c.Model
+	choices, _ := o.integer("n", 1, 1, int64(d.limits.Choices))
 	r.Choices = int(choices)
 	r.MaxTokens = parseMaxTokens(o)
 	r.Stop = parseStop(o)
@@ -58,11 +58,11 @@ func (a *API) parseCommon(o *object) common {
 	o.text("safety_identifier", maxHint)
 	o.text("prompt_cache_key", maxHint) // the prefix cache finds prefixes by itself
 	checkMetadata(o)
-	c.serviceTier = o.fields["service_tier"] != nil && !isNull(o.fields["service_tier"])
+	c.ServiceTier = o.fields["service_tier"] != nil && !isNull(o.fields["service_tier"])
 	return c
 }
 
-func (a *API) parseStreamOptions(o *object, c *common) {
+func (d *Decoder) parseStreamOptions(o *object, c *Common) {
 	raw, ok := o.take("stream_options")
 	if !ok {
 		return
@@ -72,16 +72,16 @@ func (a *API) parseStreamOptions(o *object, c *common) {
 		o.fail(err)
 		return
 	}
-	if !c.stream {
+	if !c.Stream {
 		o.fail(httpapi.Invalid("stream_options", "invalid_value", "stream_options goes with stream: true only: set it or leave stream_options out"))
 		return
 	}
-	c.includeUsage = options.boolean("include_usage", false)
+	c.IncludeUsage = options.boolean("include_usage", false)
 	if options.boolean("include_obfuscation", false) {
 		options.fail(unsupported("stream_options.include_obfuscation", "is not supported by this node: leave it out"))
 	}
 	if options.err == nil {
-		options.err = a.leftover(options)
+		options.err = d.leftover(options)
 	}
 	if options.err != nil {
 		o.fail(options.err)
@@ -182,7 +182,7 @@ func parseLogitBias(o *object) map[int32]float32 {
 	for _, key := range sortedKeys(biases.fields) {
 		token, err := strconv.ParseInt(key, 10, 32)
 		if err != nil || token < 0 {
-			o.fail(httpapi.Invalid("logit_bias", "invalid_value", "logit_bias: %q is not a token id: the keys are token ids of the model", clip(key)))
+			o.fail(httpapi.Invalid("logit_bias", "invalid_value", "logit_bias: %q is not a token id: the keys are token ids of the model", Clip(key)))
 			return nil
 		}
 		parsed[int32(token)] = float32(biases.number(key, 0, -100, 100))

@@ -1,4 +1,9 @@
-package openai
+// Package answer writes what OpenAI's clients read: the events of a request as
+// SSE chunks, or all of them as one body. Both say the same.
+//
+// It writes JSON by hand, since one chunk is made for each token of each stream.
+// It sends nothing; a Stream or a Whole is used by one goroutine at a time.
+package answer
 
 import (
 	"encoding/json"
@@ -7,44 +12,53 @@ import (
 	"github.com/skein-run/skein/internal/httpapi"
 )
 
-// header is what all chunks and the whole response of a request begin with.
-type header struct {
-	id          string
-	created     int64 // Unix seconds
-	model       string
-	fingerprint string // "": null
-	serviceTier bool
+// Header is what all chunks and the whole response of a request begin with.
+type Header struct {
+	ID          string
+	Created     int64 // Unix seconds
+	Model       string
+	Fingerprint string // "": null
+	ServiceTier bool   // it was asked for
 }
 
-func (h *header) append(b []byte, object string) []byte {
+func (h *Header) append(b []byte, object string) []byte {
 	b = append(b, `{"id":`...)
-	b = appendString(b, h.id)
+	b = appendString(b, h.ID)
 	b = append(b, `,"object":"`...)
 	b = append(b, object...)
 	b = append(b, `","created":`...)
-	b = appendInt(b, h.created)
+	b = appendInt(b, h.Created)
 	b = append(b, `,"model":`...)
-	b = appendString(b, h.model)
-	if h.serviceTier {
+	b = appendString(b, h.Model)
+	if h.ServiceTier {
 		b = append(b, `,"service_tier":"default"`...)
 	}
 	b = append(b, `,"system_fingerprint":`...)
-	if h.fingerprint == "" {
+	if h.Fingerprint == "" {
 		b = append(b, `null`...)
 	} else {
-		b = appendString(b, h.fingerprint)
+		b = appendString(b, h.Fingerprint)
 	}
 	return append(b, `,"choices":[`...)
 }
 
-// encoder writes one request's events as SSE chunks, in a buffer that is used
-// again for each. It is used by one goroutine at a time.
-type encoder struct {
-	chat  bool // chat chunks, not text chunks
-	top   bool // legacy logprobs have rivals
-	usage bool // stream_options.include_usage
-	model string
-	// figures is that of Options; nil: no such comment.
+// Shape is what an answer has.
+type Shape struct {
+	Chat     bool // messages, not texts
+	Choices  int  // over all prompts
+	Logprobs bool
+	Top      bool // logprobs have rivals
+	Usage    bool // stream_options.include_usage
+}
+
+// timed tells whether the usage's times are those of one generation.
+func (s Shape) timed() bool { return s.Choices == 1 }
+
+// Stream writes one request's events as SSE chunks, in a buffer that is used
+// again for each.
+type Stream struct {
+	Shape
+	model   string
 	figures func(model string, u generation.Usage) []byte
 	head    []byte // `data: {...,"choices":[`
 	buf     []byte
@@ -53,26 +67,28 @@ type encoder struct {
 	offsets []int  // by choice: characters so far, for text_offset
 }
 
-func newEncoder(h header, chat bool, choices int, includeUsage, top bool) *encoder {
+// NewStream begins an answer. figures makes the comment about a generation that
+// goes before the end of a chat of one choice; nil: there is none.
+func NewStream(h Header, s Shape, figures func(model string, u generation.Usage) []byte) *Stream {
 	object := "text_completion"
-	if chat {
+	if s.Chat {
 		object = "chat.completion.chunk"
 	}
-	return &encoder{
-		chat: chat, top: top, usage: includeUsage, model: h.model,
+	return &Stream{
+		Shape: s, model: h.Model, figures: figures,
 		head:  h.append([]byte("data: "), object),
-		begun: make([]bool, choices), offsets: make([]int, choices),
+		begun: make([]bool, s.Choices), offsets: make([]int, s.Choices),
 	}
 }
 
-// event gives the chunks of an event, none for one that says nothing. The
+// Event gives the chunks of an event, none for one that says nothing. The
 // result is valid until the next call.
-func (e *encoder) event(ev *generation.Event) []byte {
+func (e *Stream) Event(ev *generation.Event) []byte {
 	e.buf = e.buf[:0]
 	if ev.Prompt != nil {
 		e.buf = httpapi.AppendPrompt(e.buf, e.model, *ev.Prompt)
 	}
-	if e.chat {
+	if e.Chat {
 		e.chatChunks(ev)
 	} else {
 		e.textChunks(ev)
@@ -80,20 +96,20 @@ func (e *encoder) event(ev *generation.Event) []byte {
 	return e.buf
 }
 
-func (e *encoder) open(choice int) {
+func (e *Stream) open(choice int) {
 	e.buf = append(e.buf, e.head...)
 	e.buf = append(e.buf, `{"index":`...)
 	e.buf = appendInt(e.buf, choice)
 }
 
-func (e *encoder) close(finish string) {
+func (e *Stream) close(finish string) {
 	e.buf = append(e.buf, `,"finish_reason":`...)
 	if finish == "" {
 		e.buf = append(e.buf, `null}]`...)
 	} else {
 		e.buf = append(appendString(e.buf, finish), `}]`...)
 	}
-	if e.usage {
+	if e.Usage {
 		e.buf = append(e.buf, `,"usage":null`...)
 	}
 	e.buf = append(e.buf, "}\n\n"...)
@@ -101,7 +117,7 @@ func (e *encoder) close(finish string) {
 
 // chatChunks: the role first, then a chunk for reasoning, one for text, and
 // one with an empty delta for the end.
-func (e *encoder) chatChunks(ev *generation.Event) {
+func (e *Stream) chatChunks(ev *generation.Event) {
 	said := ev.Text != "" || ev.Reasoning != "" || len(ev.Logprobs) > 0
 	if !e.begun[ev.Choice] && (said || ev.FinishReason != "") {
 		e.begun[ev.Choice] = true
@@ -124,7 +140,7 @@ func (e *encoder) chatChunks(ev *generation.Event) {
 	}
 }
 
-func (e *encoder) delta(choice int, field, text string, logprobs []generation.TokenLogprob) {
+func (e *Stream) delta(choice int, field, text string, logprobs []generation.TokenLogprob) {
 	e.open(choice)
 	e.buf = append(e.buf, `,"delta":{"`...)
 	e.buf = append(e.buf, field...)
@@ -141,7 +157,7 @@ func (e *encoder) delta(choice int, field, text string, logprobs []generation.To
 
 // textChunks: one chunk an event. A completion has no place for reasoning
 // apart: what a raw prompt brings forth is text.
-func (e *encoder) textChunks(ev *generation.Event) {
+func (e *Stream) textChunks(ev *generation.Event) {
 	if ev.Text == "" && ev.Reasoning == "" && len(ev.Logprobs) == 0 && ev.FinishReason == "" {
 		return
 	}
@@ -152,31 +168,31 @@ func (e *encoder) textChunks(ev *generation.Event) {
 	if len(ev.Logprobs) == 0 {
 		e.buf = append(e.buf, `null`...)
 	} else {
-		e.buf, e.offsets[ev.Choice] = appendLegacyLogprobs(e.buf, ev.Logprobs, e.offsets[ev.Choice], e.top)
+		e.buf, e.offsets[ev.Choice] = appendLegacyLogprobs(e.buf, ev.Logprobs, e.offsets[ev.Choice], e.Top)
 	}
 	e.close(ev.FinishReason)
 }
 
-// finish gives the end of a good stream: usage, if asked for, and [DONE].
-func (e *encoder) finish(u generation.Usage, timed bool) []byte {
+// Finish gives the end of a good stream: usage, if asked for, and [DONE].
+func (e *Stream) Finish(u generation.Usage) []byte {
 	e.buf = e.buf[:0]
-	if e.usage {
+	if e.Usage {
 		e.buf = append(append(e.buf, e.head...), `],"usage":`...)
 		e.buf = appendUsage(e.buf, u)
-		if timed {
+		if e.timed() {
 			e.buf = append(e.buf, `,"timings":`...)
 			e.buf = appendTimings(e.buf, u)
 		}
 		e.buf = append(e.buf, "}\n\n"...)
 	}
-	if e.figures != nil && e.chat && timed {
+	if e.figures != nil && e.Chat && e.timed() {
 		e.buf = append(e.buf, e.figures(e.model, u)...)
 	}
 	return append(e.buf, "data: [DONE]\n\n"...)
 }
 
-// failure gives the event that a broken stream ends with. No [DONE] follows.
-func (e *encoder) failure(err *httpapi.Error) []byte {
+// Failure gives the event that a broken stream ends with. No [DONE] follows.
+func (e *Stream) Failure(err *httpapi.Error) []byte {
 	body, encodeErr := json.Marshal(err)
 	if encodeErr != nil {
 		// Strings always have an encoding, so the fallback is for the reader only.

@@ -1,4 +1,4 @@
-package openai
+package answer
 
 import (
 	"bytes"
@@ -127,24 +127,22 @@ func TestStreamEqualsWhole(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		events := rapid.SliceOfN(rapid.Custom(event), 0, 8).Draw(t, "events")
-		j := &job{chat: rapid.Bool().Draw(t, "chat"), head: header{id: "i", model: "m\n"}}
-		j.requests = []generation.Request{{Choices: 2}}
-		j.request = generation.Request{Choices: 2, Logprobs: true, TopLogprobs: 3}
-		j.includeUsage = rapid.Bool().Draw(t, "usage")
+		head := Header{ID: "i", Model: "m\n"}
+		shape := Shape{Chat: rapid.Bool().Draw(t, "chat"), Choices: 2, Logprobs: true, Top: true, Usage: rapid.Bool().Draw(t, "usage")}
 
-		enc := newEncoder(j.head, j.chat, j.choices(), j.includeUsage, true)
-		whole := newCollector(j)
+		enc := NewStream(head, shape, nil)
+		whole := NewWhole(head, shape)
 		streamed := []said{{Logprobs: make([][]any, 5)}, {Logprobs: make([][]any, 5)}}
 		for _, ev := range events {
-			if err := whole.add(ev); err != nil {
+			if err := whole.Add(ev); err != nil {
 				t.Fatal(err)
 			}
-			for _, chunk := range chunks(t, enc.event(&ev)) {
+			for _, chunk := range chunks(t, enc.Event(&ev)) {
 				var r response
 				if err := json.Unmarshal(chunk, &r); err != nil {
 					t.Fatalf("%s: %v", chunk, err)
 				}
-				if bytes.Contains(chunk, []byte(`"usage":null}`)) != j.includeUsage {
+				if bytes.Contains(chunk, []byte(`"usage":null}`)) != shape.Usage {
 					t.Fatalf("usage: %s", chunk)
 				}
 				for _, c := range r.Choices {
@@ -152,14 +150,14 @@ func TestStreamEqualsWhole(t *testing.T) {
 				}
 			}
 		}
-		for _, chunk := range chunks(t, enc.finish(generation.Usage{}, true)) {
+		for _, chunk := range chunks(t, enc.Finish(generation.Usage{})) {
 			if string(chunk) != "[DONE]" && !json.Valid(chunk) {
 				t.Fatalf("not JSON: %s", chunk)
 			}
 		}
 		var r response
-		if err := json.Unmarshal(whole.response(generation.Usage{}), &r); err != nil {
-			t.Fatalf("%s: %v", whole.response(generation.Usage{}), err)
+		if err := json.Unmarshal(whole.Bytes(generation.Usage{}), &r); err != nil {
+			t.Fatalf("%s: %v", whole.Bytes(generation.Usage{}), err)
 		}
 		once := []said{{Logprobs: make([][]any, 5)}, {Logprobs: make([][]any, 5)}}
 		for _, c := range r.Choices {
@@ -189,20 +187,20 @@ func chunks(t interface{ Fatalf(string, ...any) }, events []byte) [][]byte {
 // The cost of a token on the way out must stay far below that of making it;
 // `go test -bench Event -benchmem` shows it.
 func BenchmarkEvent(b *testing.B) {
-	enc := newEncoder(header{id: "chatcmpl-ABCDEFGHIJ", created: 1800000000, model: "demo", fingerprint: "skein"}, true, 1, false, false)
+	enc := NewStream(Header{ID: "chatcmpl-ABCDEFGHIJ", Created: 1800000000, Model: "demo", Fingerprint: "skein"}, Shape{Chat: true, Choices: 1}, nil)
 	ev := generation.Event{Text: " token"}
 	b.ReportAllocs()
 	for b.Loop() {
-		enc.event(&ev)
+		enc.Event(&ev)
 	}
 }
 
 // A token in the steady state allocates nothing.
 func TestEventDoesNotAllocate(t *testing.T) {
-	enc := newEncoder(header{id: "chatcmpl-ABC", model: "demo"}, true, 1, true, false)
+	enc := NewStream(Header{ID: "chatcmpl-ABC", Model: "demo"}, Shape{Chat: true, Choices: 1, Usage: true}, nil)
 	ev := generation.Event{Text: " naïve \"token\"\n"}
-	enc.event(&ev)
-	if n := testing.AllocsPerRun(100, func() { enc.event(&ev) }); n != 0 {
+	enc.Event(&ev)
+	if n := testing.AllocsPerRun(100, func() { enc.Event(&ev) }); n != 0 {
 		t.Errorf("%.0f allocations an event", n)
 	}
 }

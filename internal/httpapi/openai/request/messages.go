@@ -1,4 +1,4 @@
-package openai
+package request
 
 import (
 	"encoding/json"
@@ -11,7 +11,7 @@ import (
 
 // parseMessages reads the conversation. Its errors name the message and field:
 // messages[2].content.
-func (a *API) parseMessages(o *object) []generation.Message {
+func (d *Decoder) parseMessages(o *object) []generation.Message {
 	raw, ok := o.take("messages")
 	if !ok {
 		o.fail(missing("messages", `give the conversation, such as [{"role":"user","content":"Hello"}]`))
@@ -25,13 +25,13 @@ func (a *API) parseMessages(o *object) []generation.Message {
 	case len(items) == 0:
 		o.fail(httpapi.Invalid("messages", "empty_array", `messages is empty: give at least one, such as [{"role":"user","content":"Hello"}]`))
 		return nil
-	case len(items) > a.options.MaxMessages:
-		o.fail(httpapi.Invalid("messages", "array_above_max_length", "messages must have at most %d entries, not %d: drop or sum up old turns", a.options.MaxMessages, len(items)))
+	case len(items) > d.limits.Messages:
+		o.fail(httpapi.Invalid("messages", "array_above_max_length", "messages must have at most %d entries, not %d: drop or sum up old turns", d.limits.Messages, len(items)))
 		return nil
 	}
 	messages := make([]generation.Message, 0, len(items))
 	for i, item := range items {
-		m, err := a.parseMessage("messages["+strconv.Itoa(i)+"]", item)
+		m, err := d.parseMessage("messages["+strconv.Itoa(i)+"]", item)
 		if err != nil {
 			o.fail(err)
 			return nil
@@ -41,7 +41,7 @@ func (a *API) parseMessages(o *object) []generation.Message {
 	return messages
 }
 
-func (a *API) parseMessage(path string, raw json.RawMessage) (m generation.Message, err *httpapi.Error) {
+func (d *Decoder) parseMessage(path string, raw json.RawMessage) (m generation.Message, err *httpapi.Error) {
 	o, err := parseObject(path, raw)
 	if err != nil {
 		return m, err
@@ -66,23 +66,23 @@ func (a *API) parseMessage(path string, raw json.RawMessage) (m generation.Messa
 	case "function":
 		o.fail(unsupported(o.name("role"), "'function' is not supported by this node: use system, developer, user, assistant or tool"))
 	default:
-		o.fail(httpapi.Invalid(o.name("role"), "invalid_value", "%s must be system, developer, user, assistant or tool, not %q", o.name("role"), clip(role)))
+		o.fail(httpapi.Invalid(o.name("role"), "invalid_value", "%s must be system, developer, user, assistant or tool, not %q", o.name("role"), Clip(role)))
 	}
 	if o.err != nil {
 		return m, o.err
 	}
-	if err := a.refuseCalls(o); err != nil {
+	if err := d.refuseCalls(o); err != nil {
 		return m, err
 	}
-	m.Content = a.parseContent(o, role == "assistant" && m.ReasoningContent != "")
+	m.Content = d.parseContent(o, role == "assistant" && m.ReasoningContent != "")
 	if o.err == nil {
-		o.err = a.leftover(o)
+		o.err = d.leftover(o)
 	}
 	return m, o.err
 }
 
 // refuseCalls refuses the parts of a message that OpenAI has and we lack.
-func (a *API) refuseCalls(o *object) *httpapi.Error {
+func (d *Decoder) refuseCalls(o *object) *httpapi.Error {
 	for _, field := range []string{"tool_calls", "function_call", "refusal", "audio"} {
 		raw, ok := o.take(field)
 		if ok && !(field == "tool_calls" && isEmptyArray(raw)) {
@@ -94,7 +94,7 @@ func (a *API) refuseCalls(o *object) *httpapi.Error {
 
 // parseContent reads a message's text: a string, or text parts, which are
 // joined by line ends.
-func (a *API) parseContent(o *object, optional bool) string {
+func (d *Decoder) parseContent(o *object, optional bool) string {
 	name := o.name("content")
 	raw, ok := o.take("content")
 	if !ok {
@@ -124,7 +124,7 @@ func (a *API) parseContent(o *object, optional bool) string {
 	}
 	texts := make([]string, 0, len(parts))
 	for i, part := range parts {
-		text, err := a.parsePart(name+"["+strconv.Itoa(i)+"]", part)
+		text, err := d.parsePart(name+"["+strconv.Itoa(i)+"]", part)
 		if err != nil {
 			o.fail(err)
 			return ""
@@ -134,7 +134,7 @@ func (a *API) parseContent(o *object, optional bool) string {
 	return strings.Join(texts, "\n")
 }
 
-func (a *API) parsePart(path string, raw json.RawMessage) (string, *httpapi.Error) {
+func (d *Decoder) parsePart(path string, raw json.RawMessage) (string, *httpapi.Error) {
 	o, err := parseObject(path, raw)
 	if err != nil {
 		return "", err
@@ -149,7 +149,7 @@ func (a *API) parsePart(path string, raw json.RawMessage) (string, *httpapi.Erro
 	case "image_url", "input_audio", "file", "refusal":
 		return "", unsupported(o.name("type"), "'%s' is not supported by this node yet: send text parts only", partType)
 	default:
-		return "", httpapi.Invalid(o.name("type"), "invalid_value", "%s must be 'text', not %q", o.name("type"), clip(partType))
+		return "", httpapi.Invalid(o.name("type"), "invalid_value", "%s must be 'text', not %q", o.name("type"), Clip(partType))
 	}
 	text, ok := o.text("text", httpapi.DefaultMaxBody)
 	if !ok {
@@ -159,7 +159,7 @@ func (a *API) parsePart(path string, raw json.RawMessage) (string, *httpapi.Erro
 		o.fail(unsupported(o.name("prompt_cache_breakpoint"), "is not supported by this node: leave it out, prefixes are cached by themselves"))
 	}
 	if o.err == nil {
-		o.err = a.leftover(o)
+		o.err = d.leftover(o)
 	}
 	return text, o.err
 }

@@ -1,4 +1,4 @@
-package openai
+package request
 
 import (
 	"bytes"
@@ -43,7 +43,7 @@ func lacking(field string, value json.RawMessage) (defined, isDefault bool) {
 
 // leftover judges the fields that nobody took: what OpenAI defines and we lack
 // is refused unless it has its default; what nobody defines is noted.
-func (a *API) leftover(o *object) *httpapi.Error {
+func (d *Decoder) leftover(o *object) *httpapi.Error {
 	if len(o.fields) == 0 {
 		return nil
 	}
@@ -59,10 +59,10 @@ func (a *API) leftover(o *object) *httpapi.Error {
 		}
 		defined, isDefault := lacking(name, value)
 		if defined && !isDefault {
-			return unsupported(o.name(name), "is not supported by this node yet (given: %s): leave it out", clip(value))
+			return unsupported(o.name(name), "is not supported by this node yet (given: %s): leave it out", Clip(value))
 		}
 		if !defined {
-			a.strange.note(o.name(name))
+			d.strange.note(o.name(name))
 		}
 	}
 	return nil

@@ -1,4 +1,4 @@
-package openai
+package request
 
 import (
 	"encoding/json"
@@ -9,12 +9,11 @@ import (
 	"github.com/skein-run/skein/internal/httpapi"
 )
 
-// completionRequest is a checked body of POST /v1/completions. Each prompt is
+// Completion is a checked body of POST /v1/completions. Each prompt is
 // a generation of its own; choice c of prompt p has index p*n+c.
-type completionRequest struct {
-	common
-	prompts  []prompt
-	logprobs bool
+type Completion struct {
+	Common
+	prompts []prompt
 }
 
 // prompt is a text or token ids.
@@ -28,31 +27,31 @@ const (
 	maxLegacyLogprobs       = 5
 )
 
-// parseCompletion decodes and checks a body. Its errors are *httpapi.Error.
-func (a *API) parseCompletion(body []byte) (completionRequest, error) {
-	var c completionRequest
+// Completion decodes and checks a body. Its errors are *httpapi.Error.
+func (d *Decoder) Completion(body []byte) (Completion, error) {
+	var c Completion
 	o, err := parseBody(body)
 	if err != nil {
 		return c, err
 	}
-	c.common = a.parseCommon(o)
-	if c.request.MaxTokens == 0 {
-		c.request.MaxTokens = defaultCompletionTokens
+	c.Common = d.parseCommon(o)
+	if c.Request.MaxTokens == 0 {
+		c.Request.MaxTokens = defaultCompletionTokens
 	}
-	c.prompts = a.parsePrompts(o)
-	c.request.Echo = o.boolean("echo", false)
+	c.prompts = d.parsePrompts(o)
+	c.Request.Echo = o.boolean("echo", false)
 	top, set := o.integer("logprobs", 0, 0, maxLegacyLogprobs)
-	c.logprobs, c.request.Logprobs, c.request.TopLogprobs = set, set, int(top)
-	if set && c.request.Echo {
+	c.Request.Logprobs, c.Request.TopLogprobs = set, int(top)
+	if set && c.Request.Echo {
 		o.fail(unsupported("logprobs", "together with echo is not supported by this node: the probabilities of prompt tokens are not kept; leave out one of them"))
 	}
 	// Of best_of candidates the n best are returned; with as many as n that is
 	// what happens anyhow.
-	if best, ok := o.integer("best_of", 1, 1, math.MaxInt32); ok && best != 1 && best != int64(c.request.Choices) {
+	if best, ok := o.integer("best_of", 1, 1, math.MaxInt32); ok && best != 1 && best != int64(c.Request.Choices) {
 		o.fail(unsupported("best_of", "is not supported by this node (given: %d): leave it out", best))
 	}
 	if o.err == nil {
-		o.err = a.leftover(o)
+		o.err = d.leftover(o)
 	}
 	if o.err != nil {
 		return c, o.err
@@ -62,7 +61,7 @@ func (a *API) parseCompletion(body []byte) (completionRequest, error) {
 
 // parsePrompts reads the four forms of prompt: a string, strings, token ids,
 // arrays of token ids.
-func (a *API) parsePrompts(o *object) []prompt {
+func (d *Decoder) parsePrompts(o *object) []prompt {
 	const forms = "a string, an array of strings, an array of token ids, or an array of such arrays"
 	raw, ok := o.take("prompt")
 	if !ok {
@@ -88,8 +87,8 @@ func (a *API) parsePrompts(o *object) []prompt {
 			p, err := parsePrompt("prompt", raw)
 			return []prompt{p}, err
 		}
-		if len(items) > a.options.MaxPrompts {
-			return nil, httpapi.Invalid("prompt", "array_above_max_length", "prompt must have at most %d entries, not %d: send several requests", a.options.MaxPrompts, len(items))
+		if len(items) > d.limits.Prompts {
+			return nil, httpapi.Invalid("prompt", "array_above_max_length", "prompt must have at most %d entries, not %d: send several requests", d.limits.Prompts, len(items))
 		}
 		prompts := make([]prompt, 0, len(items))
 		for i, item := range items {
@@ -138,9 +137,13 @@ func parsePrompt(name string, raw json.RawMessage) (prompt, *httpapi.Error) {
 	return prompt{tokens: tokens}, nil
 }
 
-// generation is the neutral request of one of the prompts.
-func (c *completionRequest) generation(p prompt) generation.Request {
-	r := c.request
-	r.Prompt, r.Tokens = p.text, p.tokens
-	return r
+// Generations are the neutral requests, one a prompt.
+func (c *Completion) Generations() []generation.Request {
+	out := make([]generation.Request, 0, len(c.prompts))
+	for _, p := range c.prompts {
+		r := c.Request
+		r.Prompt, r.Tokens = p.text, p.tokens
+		out = append(out, r)
+	}
+	return out
 }

@@ -1,4 +1,4 @@
-package openai
+package request
 
 import (
 	"encoding/json"
@@ -8,35 +8,35 @@ import (
 	"github.com/skein-run/skein/internal/httpapi"
 )
 
-// chatRequest is a checked body of POST /v1/chat/completions.
-type chatRequest struct {
-	common
+// Chat is a checked body of POST /v1/chat/completions.
+type Chat struct {
+	Common
 	effort string // reasoning_effort; "" when not given
 }
 
 const maxTopLogprobs = 20
 
-// parseChat decodes and checks a body. Its errors are *httpapi.Error.
-func (a *API) parseChat(body []byte) (chatRequest, error) {
-	var c chatRequest
+// Chat decodes and checks a body. Its errors are *httpapi.Error.
+func (d *Decoder) Chat(body []byte) (Chat, error) {
+	var c Chat
 	o, err := parseBody(body)
 	if err != nil {
 		return c, err
 	}
 	// In the order in which a person wants to hear of mistakes.
-	c.common = a.parseCommon(o)
-	c.request.Messages = a.parseMessages(o)
-	c.request.Logprobs = o.boolean("logprobs", false)
+	c.Common = d.parseCommon(o)
+	c.Request.Messages = d.parseMessages(o)
+	c.Request.Logprobs = o.boolean("logprobs", false)
 	top, topSet := o.integer("top_logprobs", 0, 0, maxTopLogprobs)
-	c.request.TopLogprobs = int(top)
-	if topSet && !c.request.Logprobs {
+	c.Request.TopLogprobs = int(top)
+	if topSet && !c.Request.Logprobs {
 		o.fail(httpapi.Invalid("top_logprobs", "invalid_value", "top_logprobs needs logprobs: true"))
 	}
-	c.request.TemplateArgs = parseTemplateArgs(o)
+	c.Request.TemplateArgs = parseTemplateArgs(o)
 	c.parseThinking(o)
 	c.effort = parseEffort(o)
 	if o.err == nil {
-		o.err = a.leftover(o)
+		o.err = d.leftover(o)
 	}
 	if o.err != nil {
 		return c, o.err
@@ -82,18 +82,18 @@ func parseTemplateArgs(o *object) map[string]any {
 
 // parseThinking takes enable_thinking, as exo's clients send it: short for the
 // template's variable of that name, which goes first.
-func (c *chatRequest) parseThinking(o *object) {
+func (c *Chat) parseThinking(o *object) {
 	if raw, ok := o.fields["enable_thinking"]; !ok || isNull(raw) {
 		return
 	}
 	think := o.boolean("enable_thinking", false)
-	if _, given := c.request.TemplateArgs["enable_thinking"]; given || o.err != nil {
+	if _, given := c.Request.TemplateArgs["enable_thinking"]; given || o.err != nil {
 		return
 	}
-	if c.request.TemplateArgs == nil {
-		c.request.TemplateArgs = map[string]any{}
+	if c.Request.TemplateArgs == nil {
+		c.Request.TemplateArgs = map[string]any{}
 	}
-	c.request.TemplateArgs["enable_thinking"] = think
+	c.Request.TemplateArgs["enable_thinking"] = think
 }
 
 // plain turns json.Number into int64 where it is one, else float64: templates
@@ -128,34 +128,34 @@ func parseEffort(o *object) string {
 	}
 	efforts := []string{"none", "minimal", "low", "medium", "high", "xhigh", "max"}
 	if !slices.Contains(efforts, effort) {
-		o.fail(httpapi.Invalid("reasoning_effort", "invalid_value", "reasoning_effort must be one of %s, not %q", strings.Join(efforts, ", "), clip(effort)))
+		o.fail(httpapi.Invalid("reasoning_effort", "invalid_value", "reasoning_effort must be one of %s, not %q", strings.Join(efforts, ", "), Clip(effort)))
 	}
 	return effort
 }
 
-// applyEffort gives reasoning_effort to the model's template in the words that
-// the template has: an effort, or thinking on and off. A model that has
-// neither takes the default only. What chat_template_kwargs says goes first.
-func (c *chatRequest) applyEffort(m Model) *httpapi.Error {
+// ApplyEffort gives reasoning_effort to the template of model in the words that
+// the template has, by the variables that it reads: an effort, or thinking on and
+// off. A model that has neither takes the default only. What chat_template_kwargs says goes first.
+func (c *Chat) ApplyEffort(model string, variables []string) *httpapi.Error {
 	if c.effort == "" {
 		return nil
 	}
-	graded := slices.Contains(m.TemplateVariables, "reasoning_effort")
-	toggled := slices.Contains(m.TemplateVariables, "enable_thinking")
+	graded := slices.Contains(variables, "reasoning_effort")
+	toggled := slices.Contains(variables, "enable_thinking")
 	if !graded && !toggled {
 		if c.effort == "medium" {
 			return nil
 		}
-		return unsupported("reasoning_effort", "'%s' is not supported by model %s, whose chat template has no such setting: leave it out", c.effort, m.ID)
+		return unsupported("reasoning_effort", "'%s' is not supported by model %s, whose chat template has no such setting: leave it out", c.effort, model)
 	}
 	set := func(name string, value any) {
-		if _, ok := c.request.TemplateArgs[name]; ok {
+		if _, ok := c.Request.TemplateArgs[name]; ok {
 			return
 		}
-		if c.request.TemplateArgs == nil {
-			c.request.TemplateArgs = map[string]any{}
+		if c.Request.TemplateArgs == nil {
+			c.Request.TemplateArgs = map[string]any{}
 		}
-		c.request.TemplateArgs[name] = value
+		c.Request.TemplateArgs[name] = value
 	}
 	if graded {
 		set("reasoning_effort", c.effort)

@@ -1,7 +1,6 @@
-package openai
+package request
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -10,27 +9,8 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/httpapi"
 )
-
-// noEngine lets an API be made for its decoders only.
-type noEngine struct{}
-
-func (noEngine) Models(context.Context) ([]Model, error)      { return nil, errors.New("not here") }
-func (noEngine) Model(context.Context, string) (Model, error) { return Model{}, errors.New("not here") }
-func (noEngine) Generate(context.Context, generation.Request, func(generation.Event) error) error {
-	return errors.New("not here")
-}
-
-func newDecoder(t testing.TB) *API {
-	t.Helper()
-	a, err := New(Options{Engine: noEngine{}, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return a
-}
 
 var seeds = []string{
 	``, `[]`, `null`, `{}`, `{"model":1}`, `{"model":"m"} x`, `{"model":"m","model":"n"}`, "{\"model\":\"\xff\"}",
@@ -50,7 +30,7 @@ func fuzzSeeds(f *testing.F) {
 }
 
 // checkDecoded holds what every accepted request and every refusal promises.
-func checkDecoded(t *testing.T, body []byte, c common, err error) {
+func checkDecoded(t *testing.T, body []byte, c Common, err error) {
 	t.Helper()
 	if err != nil {
 		var e *httpapi.Error
@@ -62,8 +42,8 @@ func checkDecoded(t *testing.T, body []byte, c common, err error) {
 	if !json.Valid(body) || !utf8.Valid(body) {
 		t.Fatalf("%q was accepted", body)
 	}
-	r, s := c.request, c.request.Sampling
-	if c.model == "" || r.Choices < 1 || r.Choices > 16 || r.MaxTokens < 0 || len(r.Stop) > maxStops {
+	r, s := c.Request, c.Request.Sampling
+	if c.Model == "" || r.Choices < 1 || r.Choices > 16 || r.MaxTokens < 0 || len(r.Stop) > maxStops {
 		t.Fatalf("%q: request %+v", body, r)
 	}
 	for _, in := range []struct{ v, low, high float32 }{
@@ -83,17 +63,17 @@ func checkDecoded(t *testing.T, body []byte, c common, err error) {
 
 func FuzzChat(f *testing.F) {
 	fuzzSeeds(f)
-	a := newDecoder(f)
+	d := NewDecoder(Limits{Messages: 16384, Choices: 16, Prompts: 2048}, slog.New(slog.DiscardHandler))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		c, err := a.parseChat(body)
-		checkDecoded(t, body, c.common, err)
+		c, err := d.Chat(body)
+		checkDecoded(t, body, c.Common, err)
 		if err != nil {
 			return
 		}
-		if len(c.request.Messages) == 0 {
+		if len(c.Request.Messages) == 0 {
 			t.Fatalf("%q: no messages", body)
 		}
-		for _, m := range c.request.Messages {
+		for _, m := range c.Request.Messages {
 			if m.Role == "" || !utf8.ValidString(m.Content) {
 				t.Fatalf("%q: message %+v", body, m)
 			}
@@ -103,10 +83,10 @@ func FuzzChat(f *testing.F) {
 
 func FuzzCompletion(f *testing.F) {
 	fuzzSeeds(f)
-	a := newDecoder(f)
+	d := NewDecoder(Limits{Messages: 16384, Choices: 16, Prompts: 2048}, slog.New(slog.DiscardHandler))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		c, err := a.parseCompletion(body)
-		checkDecoded(t, body, c.common, err)
+		c, err := d.Completion(body)
+		checkDecoded(t, body, c.Common, err)
 		if err != nil {
 			return
 		}
