@@ -10,29 +10,10 @@ set -u
 cd "$(dirname "$0")/.."
 all=master,worker,client,cut,partition,answer,messages,idle,placement,fifty,seeds
 parts=${ONLY:-$all}
-figures=$(mktemp)
-trap 'rm -f "$figures"' EXIT
-go=${GO:-go}
-status=0
-[ -x bin/skein ] || make build || exit 1
+. scripts/measure.sh
 
-# run PACKAGE TEST FLAGS...: the lines that say what was measured, or what failed.
-run() {
-	package=$1 name=$2
-	shift 2
-	echo "== $name"
-	log=$(mktemp)
-	if "$go" test "$package" -run "^$name\$" -count=1 -v -timeout 12h -args -figures "$figures" "$@" >"$log" 2>&1; then
-		grep -E 'SKIP|values, p50' "$log"
-	else
-		cat "$log"
-		status=1
-	fi
-	rm -f "$log"
-}
 faults() { run ./test/e2e "$1" -cluster-faults "${N:-20}" -cluster-faults-seed "${SEED:-1}"; }
 
-before=$(uptime)
 for part in $(echo "$parts" | tr , ' '); do
 	case $part in
 	master) faults TestMastersKilled ;;
@@ -55,9 +36,4 @@ for part in $(echo "$parts" | tr , ' '); do
 		;;
 	esac
 done
-echo
-"$go" run ./scripts/figures "$figures" || status=1
-echo
-echo "load before: $before"
-echo "load after:  $(uptime)"
-exit $status
+report

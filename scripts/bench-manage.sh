@@ -9,27 +9,11 @@
 set -u
 cd "$(dirname "$0")/.."
 parts=${ONLY:-overview,loads,swaps}
-figures=$(mktemp)
 work=$(mktemp -d)
 node=
-trap 'rm -rf "$figures" "$work"' EXIT
+. scripts/measure.sh
+trap 'clean; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
-go=${GO:-go}
-status=0
-[ -x bin/skein ] || make build || exit 1
-
-# run PACKAGE TEST FLAGS...: the lines that say what was measured, or what failed.
-run() {
-	package=$1 name=$2
-	shift 2
-	echo "== $name"
-	if "$go" test "$package" -run "^$name\$" -count=1 -v -timeout 1h -args -figures "$figures" "$@" >"$work/log" 2>&1; then
-		grep -E 'SKIP|NOT RUN|values, p50' "$work/log"
-	else
-		cat "$work/log"
-		status=1
-	fi
-}
 
 # overview starts a node whose answers run beside what is timed.
 overview() {
@@ -54,7 +38,6 @@ overview() {
 	wait "$node"
 }
 
-before=$(uptime)
 for part in $(echo "$parts" | tr , ' '); do
 	case $part in
 	overview) overview ;;
@@ -66,9 +49,4 @@ for part in $(echo "$parts" | tr , ' '); do
 		;;
 	esac
 done
-echo
-"$go" run ./scripts/figures "$figures" || status=1
-echo
-echo "load before: $before"
-echo "load after:  $(uptime)"
-exit $status
+report
