@@ -352,28 +352,15 @@ func (e *contentError) Unwrap() error { return e.err }
 // checkWhole compares the files with their hashes, and marks the copy.
 func (f *fetch) checkWhole(ctx context.Context) error {
 	for i, p := range f.id.Parts {
-		h := sha256.New()
-		if _, err := io.Copy(h, &untilDone{ctx, io.NewSectionReader(f.files[i], 0, p.Size)}); err != nil {
+		got, err := Hash(ctx, io.NewSectionReader(f.files[i], 0, p.Size), func(int) {})
+		if err != nil {
 			return err
 		}
-		if got := hex.EncodeToString(h.Sum(nil)); got != p.Digest {
+		if got != p.Digest {
 			return &contentError{fmt.Errorf("file %d is not the model's: its SHA-256 is %s instead of %s", i+1, got, p.Digest)}
 		}
 	}
 	return f.mark()
-}
-
-// untilDone is a reader that a context ends.
-type untilDone struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (u *untilDone) Read(b []byte) (int, error) {
-	if u.ctx.Err() != nil {
-		return 0, context.Cause(u.ctx)
-	}
-	return u.r.Read(b)
 }
 
 // reset forgets all that is here.

@@ -3,12 +3,9 @@ package files
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -297,15 +294,15 @@ func (h *hashes) of(ctx context.Context, path string, progress func(int)) (hashe
 	if err != nil {
 		return hashed{}, err
 	}
-	sum := sha256.New()
-	if _, err := io.Copy(sum, &untilDone{ctx, file, progress}); err != nil {
+	sum, err := slicestore.Hash(ctx, file, progress)
+	if err != nil {
 		return hashed{}, err
 	}
 	after, err := file.Stat()
 	if err != nil || after.Size() != info.Size() || !after.ModTime().Equal(info.ModTime()) {
 		return hashed{}, errors.New("the file changed while it was read; it is read again when the models are looked at next")
 	}
-	k = hashed{Size: info.Size(), Modified: info.ModTime(), Header: part.DataOffset, SHA256: hex.EncodeToString(sum.Sum(nil))}
+	k = hashed{Size: info.Size(), Modified: info.ModTime(), Header: part.DataOffset, SHA256: sum}
 	h.mu.Lock()
 	h.known[path], h.dirty = k, true
 	h.mu.Unlock()
@@ -350,20 +347,4 @@ func remove(path string) error {
 		return err
 	}
 	return nil
-}
-
-// untilDone is a reader that a context ends, and that tells what was read.
-type untilDone struct {
-	ctx      context.Context
-	r        io.Reader
-	progress func(int)
-}
-
-func (u *untilDone) Read(b []byte) (int, error) {
-	if u.ctx.Err() != nil {
-		return 0, context.Cause(u.ctx)
-	}
-	n, err := u.r.Read(b)
-	u.progress(n)
-	return n, err
 }
