@@ -72,24 +72,17 @@ const (
 func (e *Errands) Handle(mux *http.ServeMux) {
 	e.lists(mux)
 	cancel := func(by func(*http.Request) Canceller) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			switch {
-			case mesh.Caller(r) == "":
-				http.Error(w, "for members of the cluster", http.StatusForbidden)
-			case e.o.Tasks.Cancel(r.PathValue("id"), by(r)):
+		return members(func(w http.ResponseWriter, r *http.Request) {
+			if e.o.Tasks.Cancel(r.PathValue("id"), by(r)) {
 				w.WriteHeader(http.StatusNoContent)
-			default:
-				http.Error(w, "no such request", http.StatusNotFound)
+				return
 			}
-		}
+			http.Error(w, "no such request", http.StatusNotFound)
+		})
 	}
 	mux.HandleFunc("POST "+pathRequests+"{id}"+verbCancel, cancel(func(*http.Request) Canceller { return Canceller{Any: true} }))
 	mux.HandleFunc("POST "+pathRequests+"{id}"+verbCancelOwn, cancel(func(r *http.Request) Canceller { return Canceller{Owner: r.URL.Query().Get("owner")} }))
-	mux.HandleFunc("POST "+pathDownload+"{verb}", func(w http.ResponseWriter, r *http.Request) {
-		if mesh.Caller(r) == "" {
-			http.Error(w, "for members of the cluster", http.StatusForbidden)
-			return
-		}
+	mux.HandleFunc("POST "+pathDownload+"{verb}", members(func(w http.ResponseWriter, r *http.Request) {
 		err := e.download(Download(r.PathValue("verb")), r.URL.Query().Get("model"))
 		var no *command.Refusal
 		switch {
@@ -102,7 +95,18 @@ func (e *Errands) Handle(mux *http.ServeMux) {
 		default:
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
-	})
+	}))
+}
+
+// members lets peers in only: the handlers lie on a server that others reach too.
+func members(serve http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if mesh.Caller(r) == "" {
+			http.Error(w, "for members of the cluster", http.StatusForbidden)
+			return
+		}
+		serve(w, r)
+	}
 }
 
 // Cancel ends an open request of a client of any node, if by may end it;

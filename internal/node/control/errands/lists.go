@@ -13,7 +13,6 @@ import (
 
 	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/library"
-	"github.com/skein-run/skein/internal/mesh"
 )
 
 // Lists of models that somebody registered are each node's own. These errands
@@ -27,11 +26,7 @@ const (
 // lists adds the handlers that answer peers.
 func (e *Errands) lists(mux *http.ServeMux) {
 	handle := func(path string, do func(*http.Request) (any, error)) {
-		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
-			if mesh.Caller(r) == "" {
-				http.Error(w, "for members of the cluster", http.StatusForbidden)
-				return
-			}
+		mux.HandleFunc("POST "+path, members(func(w http.ResponseWriter, r *http.Request) {
 			v, err := do(r)
 			if err != nil {
 				http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -39,7 +34,7 @@ func (e *Errands) lists(mux *http.ServeMux) {
 			}
 			w.Header().Set("Content-Type", "application/json")
 			_ = json.NewEncoder(w).Encode(v) // a peer that is gone needs no answer
-		})
+		}))
 	}
 	handle(pathAdded, func(*http.Request) (any, error) { return e.added() })
 	handle(pathUnlist, func(r *http.Request) (any, error) { return e.unlist(r.URL.Query().Get("model")) })
