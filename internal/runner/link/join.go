@@ -6,6 +6,7 @@ import (
 
 	"github.com/skein-run/skein/internal/runner/link/frame"
 	"github.com/skein-run/skein/internal/runner/link/lane"
+	"github.com/skein-run/skein/internal/runner/link/place"
 	"github.com/skein-run/skein/internal/runner/link/precision"
 	"github.com/skein-run/skein/internal/runner/link/rendezvous"
 )
@@ -111,7 +112,7 @@ func startMesh(o Options, pairs []rendezvous.Pair, sleeper, flusher lane.Sleeper
 		m.peers[i].fast = fast
 	}
 	m.countReady() // alone
-	greeting := marshal(here())
+	greeting := marshal(place.Here())
 	for _, p := range m.peers {
 		if p == nil {
 			continue

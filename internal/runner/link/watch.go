@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/skein-run/skein/internal/runner/link/frame"
+	"github.com/skein-run/skein/internal/runner/link/place"
 )
 
 // How long a broken mesh goes on, to tell the others and to hear from them.
@@ -130,11 +131,11 @@ func (m *Mesh) bulkFrame(p *peer, f frame.Frame) error {
 		}
 		p.waiting.Store(int64(f.Payload[0]) + int64(f.Payload[1])<<8 - 1)
 	case frame.Ready:
-		var at place
+		var at place.Place
 		if err := json.Unmarshal(f.Payload, &at); err != nil {
 			return m.fail(p.index, "says where it runs in a way that can't be read")
 		}
-		p.near.Store(int64(at.near(here())))
+		p.near.Store(int64(at.Near(place.Here())))
 		p.ready.Store(true)
 		m.countReady()
 	case frame.Abort:
@@ -240,7 +241,7 @@ const patience = 3
 // tooSilent tells whether so many ticks without a sign of p mean its loss.
 func (m *Mesh) tooSilent(p *peer, ticks int64) bool {
 	limit := int64(m.o.Silence / m.tick)
-	return ticks >= limit && (ticks >= patience*limit || !lives(int(p.near.Load())))
+	return ticks >= limit && (ticks >= patience*limit || !place.Lives(int(p.near.Load())))
 }
 
 func (m *Mesh) checkSilence() {

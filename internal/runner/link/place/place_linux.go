@@ -1,4 +1,4 @@
-package link
+package place
 
 import (
 	"bytes"
@@ -25,8 +25,8 @@ func machine() string {
 	return name
 }
 
-// lives tells that a process is there and would run if it were let. 0 does not.
-func lives(process int) bool {
+// Lives tells that a process is there and would run if it were let. 0 does not.
+func Lives(process int) bool {
 	if process == 0 {
 		return false
 	}
