@@ -8,6 +8,8 @@ import (
 	"math"
 	"math/bits"
 	"slices"
+
+	"github.com/skein-run/skein/internal/gguf/ggml"
 )
 
 // Bounds of what is taken for a model at all. They are far above every known
@@ -40,6 +42,21 @@ type File struct {
 	src     io.ReaderAt
 	tensors []Tensor
 }
+
+// TensorType is ggml's number for the encoding of a tensor's elements.
+type TensorType = ggml.Type
+
+// Tensor types that this module names.
+const (
+	F32  = ggml.F32
+	F16  = ggml.F16
+	Q4_0 = ggml.Q4_0
+	Q8_0 = ggml.Q8_0
+	Q4_K = ggml.Q4_K
+	BF16 = ggml.BF16
+	Q1_0 = ggml.Q1_0
+	Q2_0 = ggml.Q2_0
+)
 
 // Tensor is one entry of a file's tensor directory.
 type Tensor struct {
@@ -298,18 +315,18 @@ func readTensor(s *scanner) (Tensor, error) {
 
 // tensorBytes is the size of a tensor's data.
 func tensorBytes(t Tensor) (int64, error) {
-	e, ok := encodingOf(t.Type)
-	if !ok {
-		if name := removedType(t.Type); name != "" {
+	elements, bytes := t.Type.Block()
+	if elements == 0 {
+		if name := t.Type.Removed(); name != "" {
 			return 0, fmt.Errorf("%q has the removed type %s; download or quantize the model again (as Q4_0 or IQ4_NL, which llama.cpp repacks itself)", t.Name, name)
 		}
 		return 0, fmt.Errorf("%q has the unknown tensor type %d; update skein, or quantize the model again with llama.cpp v0.5.0", t.Name, uint32(t.Type))
 	}
-	if t.Shape[0]%e.elements != 0 {
-		return 0, fmt.Errorf("%q has rows of %d elements, which %s blocks of %d do not fill: %w", t.Name, t.Shape[0], e.name, e.elements, ErrDamaged)
+	if t.Shape[0]%elements != 0 {
+		return 0, fmt.Errorf("%q has rows of %d elements, which %v blocks of %d do not fill: %w", t.Name, t.Shape[0], t.Type, elements, ErrDamaged)
 	}
-	total := e.bytes
-	for _, n := range [...]uint64{t.Shape[0] / e.elements, t.Shape[1], t.Shape[2], t.Shape[3]} {
+	total := bytes
+	for _, n := range [...]uint64{t.Shape[0] / elements, t.Shape[1], t.Shape[2], t.Shape[3]} {
 		hi, lo := bits.Mul64(total, n)
 		if hi != 0 || lo > math.MaxInt64/2 || n > math.MaxInt64/2 {
 			return 0, fmt.Errorf("%q has the impossible shape %v: %w", t.Name, t.Shape, ErrDamaged)

@@ -1,22 +1,23 @@
-package gguf
+// Package ggml is ggml's table of the types that tensors have: their numbers, names
+// and blocks, as of the release that the engine is built of. The file format
+// (package gguf) and the cutting of models need it; it imports nothing of ours.
+package ggml
 
 import "fmt"
 
-// TensorType is ggml's number for the encoding of a tensor's elements.
-type TensorType uint32
+// Type is ggml's number for the encoding of a tensor's elements.
+type Type uint32
 
 // Tensor types that this module names elsewhere; String knows them all.
 const (
-	F32  TensorType = 0
-	F16  TensorType = 1
-	Q4_0 TensorType = 2
-	Q4_1 TensorType = 3
-	Q8_0 TensorType = 8
-	Q4_K TensorType = 12
-	Q6_K TensorType = 14
-	BF16 TensorType = 30
-	Q1_0 TensorType = 41
-	Q2_0 TensorType = 42
+	F32  Type = 0
+	F16  Type = 1
+	Q4_0 Type = 2
+	Q8_0 Type = 8
+	Q4_K Type = 12
+	BF16 Type = 30
+	Q1_0 Type = 41
+	Q2_0 Type = 42
 )
 
 // encoding is one row of ggml's type table: a row of a tensor is a sequence of
@@ -29,7 +30,7 @@ type encoding struct {
 
 // encodingOf is ggml's type table as of v0.5.0. Sizes follow from the block
 // structs: a half-precision scale (2 bytes), packed quants, sub-block scales.
-func encodingOf(t TensorType) (encoding, bool) {
+func encodingOf(t Type) (encoding, bool) {
 	switch t {
 	case 0:
 		return encoding{"F32", 1, 4}, true
@@ -105,8 +106,9 @@ func encodingOf(t TensorType) (encoding, bool) {
 	return encoding{}, false
 }
 
-// removedType names the types that llama.cpp once wrote and no longer reads.
-func removedType(t TensorType) string {
+// Removed is the name of a type that llama.cpp once wrote and no longer reads; "":
+// it is none.
+func (t Type) Removed() string {
 	switch t {
 	case 4:
 		return "Q4_2"
@@ -129,21 +131,21 @@ func removedType(t TensorType) string {
 }
 
 // Known tells whether the type is one that the engine reads.
-func (t TensorType) Known() bool {
+func (t Type) Known() bool {
 	_, ok := encodingOf(t)
 	return ok
 }
 
 // Block gives the number of elements in a block and the bytes it takes; zero
 // for an unknown type.
-func (t TensorType) Block() (elements, bytes uint64) {
+func (t Type) Block() (elements, bytes uint64) {
 	e, _ := encodingOf(t)
 	return e.elements, e.bytes
 }
 
 // RowBytes is the size of a row of n elements; n must be a multiple of the
 // block's elements, and the type known.
-func (t TensorType) RowBytes(n uint64) uint64 {
+func (t Type) RowBytes(n uint64) uint64 {
 	e, ok := encodingOf(t)
 	if !ok {
 		return 0
@@ -152,11 +154,11 @@ func (t TensorType) RowBytes(n uint64) uint64 {
 }
 
 // String is the usual upper-case name: "Q4_K".
-func (t TensorType) String() string {
+func (t Type) String() string {
 	if e, ok := encodingOf(t); ok {
 		return e.name
 	}
-	if name := removedType(t); name != "" {
+	if name := t.Removed(); name != "" {
 		return name
 	}
 	return fmt.Sprintf("type %d", uint32(t))
