@@ -190,7 +190,7 @@ func (r *process) lead(m *member, o shard.Options, ref uint64, mesh *link.Mesh) 
 	}
 	sched, err := schedule.New(schedule.Config{
 		Stages: head.Stages(), Depth: head.Depth(),
-		Slots: m.req.Slots, Context: r.model.info.Context, Chunk: r.model.info.ChunkTokens, Pending: m.req.PendingLimit,
+		Slots: m.req.Slots, Context: r.model.info.Context, Chunk: r.model.info.ChunkTokens, Tile: schedule.TileTokens(false), Pending: m.req.PendingLimit,
 		Reuse: reuse, Rewindable: m.memory == llama.MemoryAttention, CacheBytes: m.req.CacheBytes,
 	})
 	if err != nil {

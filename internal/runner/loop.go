@@ -254,7 +254,7 @@ func (l *loop) land() error {
 	if g := f.prompt; g != nil && !g.ended && f.done < len(g.req.Prompt)-1 {
 		l.out.prompt(g.req.ID, wire.Prompt{Done: f.done, Total: len(g.req.Prompt)})
 	}
-	prompt := len(f.batch.Items) - len(f.gens)
+	prompt := len(f.batch.Items) - f.batch.Fill - len(f.gens)
 	l.sched.Finished(out, l.picked)
 	l.stats.decoded.Add(uint64(len(f.gens)))
 	l.stats.prompt.Add(uint64(prompt))

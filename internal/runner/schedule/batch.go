@@ -41,7 +41,8 @@ type Op struct {
 type Batch struct {
 	Before []Op
 	Items  []Item // empty: edits only. All with Output (decode), or none (a part of one prompt). One with Recall is alone
-	After  []Op   // saves
+	Fill   int    // the last items that are no part of the prompt, see Config.Tile
+	After  []Op   // the fill is removed, then saves
 }
 
 // Outcome is what became of a batch's edits. All other edits have been carried

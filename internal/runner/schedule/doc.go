@@ -37,6 +37,11 @@
 // depend on what was cached or on what else ran, and a request that is alone
 // gives the same text again. Tokens decoded beside other streams share a batch
 // with them; there the library decides.
+//
+// A prompt's last chunk that lacks one token of what the kernels compute at once
+// (Config.Tile) gets one more behind the prompt, which the same batch forgets: that
+// costs less than computing what is left over by itself. Prompts of round lengths
+// are such, since their last token is computed alone.
 package schedule
 
 // Reuse is how far a cached prefix is used.
@@ -59,6 +64,7 @@ type Config struct {
 	Slots   int
 	Context int // tokens of each slot
 	Chunk   int // prompt tokens a batch may take
+	Tile    int // tokens that the kernels compute at once; 0: any number alike
 	Stages  int // batches that compute at the same time; 0: 1
 	Depth   int // batches that may be planned and not finished; 0: Stages
 	Pending int // requests that may wait

@@ -37,6 +37,7 @@ func TestFlightsGiveEveryStreamItsTokens(t *testing.T) {
 			Stages: stages, Depth: stages + rapid.IntRange(0, 2).Draw(rt, "more"),
 			Pending: 20, Rewindable: rapid.Bool().Draw(rt, "rewindable"), CacheBytes: int64(rapid.SampledFrom([]int{0, 400, 4000}).Draw(rt, "cache")),
 			KeepRows: rapid.Bool().Draw(rt, "keep rows"),
+			Tile:     rapid.SampledFrom([]int{0, 4, 16}).Draw(rt, "tile"),
 			Reuse:    rapid.SampledFrom([]Reuse{ReuseExact, ReuseLongest, ReuseOff}).Draw(rt, "reuse"),
 		}
 		s := mustNew(t, cfg)

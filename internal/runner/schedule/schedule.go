@@ -56,8 +56,8 @@ func (s *slot) open() bool { return s.job == nil && !s.restoring }
 
 // New returns a scheduler with empty slots.
 func New(cfg Config) (*Scheduler, error) {
-	if cfg.Slots < 1 || cfg.Context < 2 || cfg.Chunk < 1 || cfg.Pending < 0 || cfg.CacheBytes < 0 {
-		return nil, fmt.Errorf("schedule: slots %d, context %d, chunk %d, pending %d, cache %d: all must be positive", cfg.Slots, cfg.Context, cfg.Chunk, cfg.Pending, cfg.CacheBytes)
+	if cfg.Slots < 1 || cfg.Context < 2 || cfg.Chunk < 1 || cfg.Pending < 0 || cfg.CacheBytes < 0 || cfg.Tile < 0 {
+		return nil, fmt.Errorf("schedule: slots %d, context %d, chunk %d, pending %d, cache %d, tile %d: all must be positive", cfg.Slots, cfg.Context, cfg.Chunk, cfg.Pending, cfg.CacheBytes, cfg.Tile)
 	}
 	cfg.Stages = max(cfg.Stages, 1)
 	cfg.Depth = max(cfg.Depth, cfg.Stages)
@@ -173,7 +173,7 @@ func (s *Scheduler) blank() *flight {
 	if n := len(s.spare); n > 0 {
 		f := s.spare[n-1]
 		s.spare = s.spare[:n-1]
-		f.Before, f.Items, f.After, f.jobs = f.Before[:0], f.Items[:0], f.After[:0], f.jobs[:0]
+		f.Before, f.Items, f.Fill, f.After, f.jobs = f.Before[:0], f.Items[:0], 0, f.After[:0], f.jobs[:0]
 		return f
 	}
 	return &flight{}
@@ -313,6 +313,13 @@ func (s *Scheduler) planChunk(j *Job) {
 		s.plan.Items = append(s.plan.Items, Item{Token: j.Prompt[done+k], Slot: j.slot, Position: done + k})
 	}
 	end := done + n
+	if fill := s.fillUp(j, end, n); fill > 0 {
+		for k := range fill {
+			s.plan.Items = append(s.plan.Items, Item{Token: j.next, Slot: j.slot, Position: end + k})
+		}
+		s.plan.Fill = fill
+		s.plan.After = append(s.plan.After, Op{Kind: OpRemove, Slot: j.slot, From: end})
+	}
 	after := s.after(sl, j, end)
 	sl.tokens, sl.full, sl.tail = append(sl.tokens, j.Prompt[done:end]...), after.full, after.tail
 	sl.used, s.lastChunk = s.clock, s.clock
@@ -331,6 +338,20 @@ func (s *Scheduler) planChunk(j *Job) {
 		after.tokens = append([]int32(nil), after.tokens...)
 		s.plan.After = append(s.plan.After, Op{Kind: OpSave, Slot: j.slot, Snapshot: s.cache.start(after, s.clock)})
 	}
+}
+
+// fillUp is how many tokens, 0 or 1, are computed behind the n tokens of a chunk
+// that ends at end. It depends on the prompt's length alone, so the state of a prompt
+// stays a function of its tokens. There is room for one: the last token of the
+// prompt has yet to come.
+func (s *Scheduler) fillUp(j *Job, end, n int) int {
+	if end != len(j.Prompt)-1 || s.cfg.Tile == 0 || !s.cfg.Rewindable {
+		return 0
+	}
+	if (n+1)%s.cfg.Tile != 0 || n == s.cfg.Chunk {
+		return 0
+	}
+	return 1
 }
 
 // after is the content of sl once j's prompt is computed up to end.

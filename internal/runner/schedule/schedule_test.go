@@ -170,6 +170,42 @@ func TestBusySlotSharesItsPrefix(t *testing.T) {
 	}
 }
 
+// A last chunk that lacks a token of a tile is filled up, and nothing of that is
+// left in the memory or counted.
+func TestLastChunkIsFilledUp(t *testing.T) {
+	for _, c := range []struct {
+		length, context int
+		rewindable      bool
+		fill            int
+	}{
+		{48, 256, true, 1},  // 47 = 32 + 15
+		{47, 256, true, 0},  // 14: two are too many
+		{49, 256, true, 0},  // whole tiles
+		{33, 256, true, 0},  // whole chunks
+		{2, 256, true, 0},   // 1
+		{48, 256, false, 0}, // can't be forgotten
+		{48, 49, true, 1},   // fills the context
+		{64, 256, true, 1},  // to a whole chunk
+		{1, 256, true, 0},   // no chunk at all
+	} {
+		s := mustNew(t, Config{Slots: 1, Context: c.context, Chunk: 32, Tile: 16, Rewindable: c.rewindable})
+		m := newMachine(t, 1, 32, c.rewindable)
+		j := &Job{Prompt: tokens(c.length, 1), Max: 1}
+		if err := s.Add(j); err != nil {
+			t.Fatal(err)
+		}
+		computed, fill := 0, 0
+		for b := s.Next(); b != nil; b = s.Next() {
+			computed, fill = computed+len(b.Items)-b.Fill, fill+b.Fill
+			m.start(s, b)
+			m.finish(s)
+		}
+		if fill != c.fill || computed != c.length || !slices.Equal(m.texts[0], j.Prompt) {
+			t.Errorf("%+v: filled up by %d, %d tokens computed, the memory holds %d", c, fill, computed, len(m.texts[0]))
+		}
+	}
+}
+
 func TestSpilledPrefixComesBack(t *testing.T) {
 	s := mustNew(t, Config{Slots: 1, Context: 256, Chunk: 16, Rewindable: true, CacheBytes: 1 << 20})
 	m := newMachine(t, 1, 16, true)
@@ -254,7 +290,7 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("the second waiting one: %v, want ErrBusy", err)
 	}
 	m.drain(s)
-	for _, cfg := range []Config{{}, {Slots: 1, Context: 1, Chunk: 1}, {Slots: 1, Context: 8}, {Slots: 1, Context: 8, Chunk: 1, Pending: -1}} {
+	for _, cfg := range []Config{{}, {Slots: 1, Context: 1, Chunk: 1}, {Slots: 1, Context: 8}, {Slots: 1, Context: 8, Chunk: 1, Pending: -1}, {Slots: 1, Context: 8, Chunk: 1, Tile: -1}} {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("New accepted %+v", cfg)
 		}
@@ -353,6 +389,7 @@ func TestAloneIsExact(t *testing.T) {
 			Slots: rapid.IntRange(1, 4).Draw(rt, "slots"), Context: 256, Chunk: rapid.SampledFrom([]int{4, 16, 64}).Draw(rt, "chunk"),
 			Pending: 8, Rewindable: rapid.Bool().Draw(rt, "rewindable"), CacheBytes: int64(rapid.SampledFrom([]int{0, 400, 4000}).Draw(rt, "cache")),
 			KeepRows: rapid.Bool().Draw(rt, "keep rows"),
+			Tile:     rapid.SampledFrom([]int{0, 4, 16}).Draw(rt, "tile"),
 		}
 		s := mustNew(t, cfg)
 		machineOf := func() *machine {
