@@ -10,6 +10,7 @@ import (
 	"math"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -47,13 +48,12 @@ func TestShardLink(t *testing.T) {
 		t.Skip("NOT RUN: it is a measurement; make bench-shards LINK=1")
 	}
 	net := nettest.New(t, nettest.Options{Hosts: hosts, Megabits: *linkRate})
-	var on []string
+	keys := identities(t, "--tls")
+	var on, encrypted []string
 	for i := range userHost {
 		behind := net.Behind(i, nettest.Path{Delay: *linkDelay, Precise: true})
-		m := offer(t, net, i, "--insecure-no-auth", "--advertise", behind)
-		skein(t, m.home, "", "models", "add", *linkModel).want(t, 0) // so that nothing is fetched
-		oneCore(t, m.cmd.Process.Pid, i)
-		on = append(on, m.address)
+		on = append(on, offerCore(t, net, i, "--insecure-no-auth", "--advertise", behind))
+		encrypted = append(encrypted, offerCore(t, net, i, append(keys[i], "--advertise", behind)...))
 	}
 	whole, two := engineRates(t, 1, 512), engineRates(t, 2, 16)
 	t.Logf("whole, 1 thread: prompts %.1f tok/s, 1 stream %.2f, 2 streams %.2f", whole.Prefill, whole.Decode, two.Decode)
@@ -64,10 +64,8 @@ func TestShardLink(t *testing.T) {
 	} {
 		t.Run(strings.ReplaceAll(s.name, " ", "-"), func(t *testing.T) {
 			p := plan(t, s, whole.Prefill, whole.Decode, two.Decode)
-			for _, f := range timed(t, net, s, on) {
-				if f.Figure == "memory" {
-					continue
-				}
+			plain := timed(t, net, s, on)
+			for _, f := range plain {
 				what, predicted := fmt.Sprintf("prompt of %d", s.prompt), p.Prefill
 				if f.Figure == "decode" {
 					if what, predicted = "decode", p.Decode; s.streams > 1 {
@@ -83,8 +81,25 @@ func TestShardLink(t *testing.T) {
 					t.Errorf("nothing was measured or predicted: %+v", f)
 				}
 			}
+			for i, f := range timed(t, net, s, encrypted, keys[userHost]...) {
+				was := plain[i]
+				if f.Figure != was.Figure || f.Sharded <= 0 {
+					t.Fatalf("with TLS %+v was measured where there was %+v without", f, was)
+				}
+				// Each beside the whole model of its own run: the two runs are minutes apart.
+				t.Logf("%s, %s with TLS: %.2f tok/s; beside the whole model %.3f of the same without TLS", s.name, f.Figure, f.Sharded, f.Sharded/f.Whole/(was.Sharded/was.Whole))
+			}
 		})
 	}
+}
+
+// offerCore offers a machine with one core, which has the model. It gives its address.
+func offerCore(t *testing.T, net *nettest.Network, index int, args ...string) string {
+	t.Helper()
+	m := offer(t, net, index, args...)
+	skein(t, m.home, "", "models", "add", *linkModel).want(t, 0) // so that nothing is fetched
+	oneCore(t, m.cmd.Process.Pid, index)
+	return m.address
 }
 
 // rates are tokens a second of the whole model on one core.
@@ -134,15 +149,18 @@ type timedFigure struct {
 	Whole    float64 `json:"whole"`
 }
 
-func timed(t *testing.T, net *nettest.Network, s linkShape, on []string) (figures []timedFigure) {
+// timed gives the speeds of a prompt and of decoding.
+func timed(t *testing.T, net *nettest.Network, s linkShape, on []string, keys ...string) (figures []timedFigure) {
 	t.Helper()
 	h := &host{net, userHost}
 	args := append([]string{"shard", "bench", *linkModel, "--on", strings.Join(on, ","), "--streams", strconv.Itoa(s.streams),
-		"--prompt-tokens", strconv.Itoa(s.prompt), "--decode-tokens", "32", "--rounds", strconv.Itoa(*linkRounds), "--whole-threads", "1", "--json"}, s.layout...)
+		"--prompt-tokens", strconv.Itoa(s.prompt), "--decode-tokens", "32", "--rounds", strconv.Itoa(*linkRounds), "--whole-threads", "1", "--json"}, slices.Concat(s.layout, keys)...)
 	measuredLines(t, h.command(t.TempDir(), nil, args...), func(line []byte) error {
 		var f timedFigure
 		err := json.Unmarshal(line, &f)
-		figures = append(figures, f)
+		if f.Figure != "memory" {
+			figures = append(figures, f)
+		}
 		return err
 	})
 	return figures
