@@ -6,11 +6,12 @@ const (
 	SourceDir     = "dir"     // found in a --models-dir folder
 	SourceAdded   = "added"   // registered by `skein models add`
 	SourcePath    = "path"    // not listed: named by its path
+	SourceNodes   = "nodes"   // on other nodes of the cluster only
 )
 
 // LibraryList answers GET /v1/cluster/library.
 type LibraryList struct {
-	Models    []LibraryEntry `json:"models" nullable:"false" doc:"Model files of the node, by name"`
+	Models    []LibraryEntry `json:"models" nullable:"false" doc:"Model files of the cluster, by name"`
 	Timestamp float64        `json:"timestamp" doc:"Unix seconds"`
 }
 
@@ -18,17 +19,19 @@ type LibraryList struct {
 // split one.
 type LibraryEntry struct {
 	Name          string   `json:"name" doc:"File name without .gguf; what the APIs call the model"`
-	Paths         []string `json:"paths" nullable:"false" doc:"The file, or all parts in order"`
+	Paths         []string `json:"paths" nullable:"false" doc:"The file, or all parts in order; empty when other nodes have it"`
 	SizeBytes     int64    `json:"size_bytes"`
 	SizeGB        float64  `json:"size_gb"`
-	Architecture  string   `json:"architecture" example:"llama"`
+	Architecture  string   `json:"architecture" example:"llama" doc:"Empty when other nodes have it"`
 	Quantization  string   `json:"quantization" example:"Q4_K_M"`
 	Parameters    uint64   `json:"parameters" doc:"Number of weights"`
 	ContextLength int      `json:"context_length" doc:"Tokens it was trained on; 0: not stated"`
-	Source        string   `json:"source" enum:"bundled,dir,added,path"`
+	Source        string   `json:"source" enum:"bundled,dir,added,path,nodes" doc:"Where the files come from; nodes: other nodes of the cluster have it, and this one has not"`
 	Added         float64  `json:"added" doc:"Unix seconds when it was registered; 0: it was not"`
 	Modified      float64  `json:"modified" doc:"Unix seconds when the file was last written"`
 	Problem       string   `json:"problem,omitempty" doc:"Why the file cannot be used; empty when it can"`
+	Nodes         []string `json:"nodes,omitempty" nullable:"false" doc:"Ids of the nodes that have its files, also of those that are away; only in the list"`
+	NodeNames     []string `json:"node_names,omitempty" nullable:"false" doc:"Their names, in the same order"`
 }
 
 // AddRequest is the body of POST /v1/cluster/library.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -47,7 +48,10 @@ func newModelsListCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the model files there are",
-		Args:  command.Need(0, 0, ""),
+		Long: `List the model files of the cluster and which nodes have them, or of this
+machine when no node is running. The paths in --json are those of the node that
+is asked.`,
+		Args: command.Need(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			files, err := a.openLibrary(cmd.Context())
 			if err != nil {
@@ -73,14 +77,33 @@ func (a *app) printEntries(entries []api.LibraryEntry) error {
 	if len(entries) == 0 {
 		return table.Print(a.Stdout, table.Wrap("There is no model. Add one with 'skein models add FILE.gguf'.", width, 0)...)
 	}
-	g := table.New("NAME", "SIZE", "ARCHITECTURE", "QUANT", "PARAMETERS", "CONTEXT", "FROM").Right(1, 4, 5)
-	g.Drop(4).Cut(6, 10).Cut(0, 24).Cut(2, 12).Drop(2).Drop(5).Cut(0, 12).Drop(3).Drop(6).Cut(0, 8)
+	shared := severalHolders(entries)
+	head := []string{"NAME", "SIZE", "ARCHITECTURE", "QUANT", "PARAMETERS", "CONTEXT", "FROM"}
+	if shared {
+		head = append(head, "NODES")
+	}
+	g := table.New(head...).Right(1, 4, 5)
+	g.Drop(4)
+	if shared {
+		g.Cut(7, 16)
+	}
+	g.Cut(6, 10).Cut(0, 24).Cut(2, 12).Drop(2).Drop(5).Cut(0, 12).Drop(3).Drop(6).Cut(0, 8)
 	for _, e := range entries {
 		from := e.Source
+		if e.Source == api.SourceNodes {
+			from = "other nodes"
+		}
 		if e.Problem != "" {
 			from += " (cannot be used)"
 		}
-		g.Add(table.T(e.Name), table.T(bytesize.Format(e.SizeBytes)), table.T(e.Architecture), table.T(e.Quantization), table.T(short(e.Parameters)), table.T(count(e.ContextLength)), table.T(from))
+		cells := []table.Cell{
+			table.T(e.Name), table.T(bytesize.Format(e.SizeBytes)), table.T(cmp.Or(e.Architecture, "-")), table.T(cmp.Or(e.Quantization, "-")),
+			table.T(short(e.Parameters)), table.T(count(e.ContextLength)), table.T(from),
+		}
+		if shared {
+			cells = append(cells, table.T(strings.Join(e.NodeNames, ", ")))
+		}
+		g.Add(cells...)
 	}
 	lines := g.Lines(width, a.styled())
 	for _, e := range entries {
@@ -89,6 +112,17 @@ func (a *app) printEntries(entries []api.LibraryEntry) error {
 		}
 	}
 	return table.Print(a.Stdout, lines...)
+}
+
+// severalHolders tells that more than one node has files: then it matters who.
+func severalHolders(entries []api.LibraryEntry) bool {
+	holders := map[string]bool{}
+	for _, e := range entries {
+		for _, id := range e.Nodes {
+			holders[id] = true
+		}
+	}
+	return len(holders) > 1
 }
 
 func newModelsAddCommand(a *app) *cobra.Command {

@@ -30,11 +30,13 @@ var now = time.UnixMilli(1700000000250).UTC()
 // into it.
 type fake struct {
 	entries []api.LibraryEntry
-	err     error    // of whatever is asked
-	asked   []string // names of Show and Remove
-	added   []string
-	context int
-	slots   int
+	err     error // of whatever is asked
+	// libraryOnly: err is not the cluster's.
+	libraryOnly bool
+	asked       []string // names of Show and Remove
+	added       []string
+	context     int
+	slots       int
 
 	mu      sync.Mutex
 	in      view.Inputs   // guarded by mu
@@ -103,6 +105,9 @@ func (f *fake) Remove(_ context.Context, name string) (api.LibraryEntry, error) 
 func (f *fake) Snapshot(context.Context) (view.Inputs, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.libraryOnly {
+		return f.in, nil
+	}
 	return f.in, f.err
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/internal/cluster/view"
+	"github.com/skein-run/skein/internal/ids"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files of testdata")
@@ -36,6 +37,33 @@ func TestLibraryRoutes(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"org/My Model-GGUF", "m"}, f.asked); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
+	}
+}
+
+// A model that only another node has is no unknown one: who asks is told where
+// to ask.
+func TestLibraryElsewhere(t *testing.T) {
+	f := newFake()
+	f.change(func(in *view.Inputs) {
+		m := in.State.Models["m"]
+		m.Holders = []ids.Node{"n2"}
+		in.State.Models["m"] = m
+	})
+	f.libraryOnly = true
+	h := serve(t, f)
+	var list api.LibraryList
+	f.entries = []api.LibraryEntry{{Name: "here"}}
+	if w := call(h, "GET", "/v1/cluster/library", ""); json.Unmarshal(w.Body.Bytes(), &list) != nil || len(list.Models) != 2 || !slices.Equal(list.Models[1].NodeNames, []string{"Mini"}) {
+		t.Errorf("list: %d %s", w.Code, w.Body)
+	}
+	f.err = api.NewError(404, api.CodeModelNotFound, "name", "model \"m\" is not known")
+	for _, method := range []string{"GET", "DELETE"} {
+		if w := call(h, method, "/v1/cluster/library/M", ""); w.Code != 404 || !strings.Contains(w.Body.String(), "the files of m are not on this node: Mini has them") {
+			t.Errorf("%s: %d %s", method, w.Code, w.Body)
+		}
+		if w := call(h, method, "/v1/cluster/library/nope", ""); w.Code != 404 || !strings.Contains(w.Body.String(), "is not known") {
+			t.Errorf("%s of nothing: %d %s", method, w.Code, w.Body)
+		}
 	}
 }
 
