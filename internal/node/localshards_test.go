@@ -114,3 +114,36 @@ func TestSwapAlone(t *testing.T) {
 		t.Errorf("swap for itself: %d, %+v", code, refused)
 	}
 }
+
+// A node without a cluster answers what it is asked as it is: it plans, it says
+// why there is no second replica, and where a drain leads.
+func TestAnswersAlone(t *testing.T) {
+	n := start(t, options(t, func(c *config.Serve) { c.LocalShards = "1x1" }))
+	load := func(more string, into any) int {
+		return call(t, "POST", n.URL()+"/v1/cluster/models/load", `{"model_id": "`+demo+`"`+more+`}`, into)
+	}
+	var planned, loaded api.LoadAnswer
+	if code := load(`, "dry_run": true, "slots": 2`, &planned); code != 200 || !planned.DryRun || planned.Slots != 2 || planned.ContextLength == 0 || !strings.HasPrefix(planned.Message, "would load") {
+		t.Errorf("plan: %d, %+v", code, planned)
+	}
+	if len(n.worker.Models()) != 0 {
+		t.Errorf("the plan was carried out: %+v", n.worker.Models())
+	}
+	var refused api.ErrorResponse
+	if code := load(`, "replicas": 2`, &refused); code != 409 || !strings.Contains(refused.Error.Message, "without a cluster") {
+		t.Errorf("replicas: %d, %+v", code, refused)
+	}
+	if code := load(`, "replicas": 1, "slots": 2`, &loaded); code != 200 || loaded.ContextLength != planned.ContextLength || loaded.EstimatedMemoryGB != planned.EstimatedMemoryGB {
+		t.Errorf("load: %d, %+v, planned %+v", code, loaded, planned)
+	}
+	if code := load(`, "dry_run": true`, &refused); code != 409 || refused.Error.ErrorCode() != api.CodeModelLoaded {
+		t.Errorf("plan of what is loaded: %d, %+v", code, refused)
+	}
+	node := n.URL() + "/v1/cluster/nodes/" + n.id
+	if code := call(t, "POST", node+"/drain", "", &refused); code != 409 || !strings.Contains(refused.Error.Message, "no other to move its models to") {
+		t.Errorf("drain: %d, %+v", code, refused)
+	}
+	if code := call(t, "POST", node+"/resume", "", nil); code != 200 {
+		t.Errorf("resume: %d", code)
+	}
+}

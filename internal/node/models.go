@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/cluster/command"
 	"github.com/skein-run/skein/internal/cluster/placement"
@@ -103,6 +102,8 @@ func placeable(l command.Load) error {
 	switch {
 	case l.MinNodes > 1:
 		return &placement.NotEnoughNodesError{Want: l.MinNodes, Have: 1}
+	case l.Replicas > 1:
+		return manage.Refused(command.Unplaceable, fmt.Sprintf("%d replicas are wanted and this node holds one of each model: it runs without a cluster (--local-shards, or inside 'skein run'); start it without, or leave replicas out", l.Replicas))
 	case l.Sharding == placement.Tensor:
 		return manage.Refused(command.NotEnoughNodes, "tensor sharding needs at least two nodes and there is 1; leave preferred_sharding out")
 	}
@@ -122,10 +123,11 @@ func (a *alone) Load(ctx context.Context, _ string, l command.Load, dryRun bool)
 	if err := placeable(l); err != nil {
 		return manage.Loaded{}, err
 	}
-	if dryRun || l.Replicas > 1 {
-		return manage.Loaded{}, api.NewError(501, api.CodeNotImplemented, "", "this node is alone and takes no dry_run and no replicas; leave them out")
+	load := a.node.worker.Load
+	if dryRun {
+		load = a.node.worker.Plan
 	}
-	s, started, err := a.node.worker.Load(ctx, l.Model, worker.Spec{Context: l.Context, Slots: l.Slots})
+	s, started, err := load(ctx, l.Model, worker.Spec{Context: l.Context, Slots: l.Slots})
 	if err != nil {
 		return manage.Loaded{}, err
 	}
@@ -190,7 +192,10 @@ func (a *alone) Promote(context.Context, string, ids.Node) error {
 	return manage.Refused(command.Conflict, "this node is alone, and so the master already")
 }
 
-// Drain has nowhere to move anything.
-func (a *alone) Drain(context.Context, string, ids.Node, bool) (int, error) {
-	return 0, api.NewError(501, api.CodeNotImplemented, "", "this node is alone: there is no other to move its models to; unload them, or stop it")
+// Drain has nowhere to move anything, and resume nothing to undo.
+func (a *alone) Drain(_ context.Context, _ string, _ ids.Node, resume bool) (int, error) {
+	if resume {
+		return 1, nil
+	}
+	return 0, manage.Refused(command.Conflict, "this node runs without a cluster, so there is no other to move its models to; unload them ('skein models unload NAME'), or stop it")
 }

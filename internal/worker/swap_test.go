@@ -151,3 +151,27 @@ func TestSwapRefused(t *testing.T) {
 		w.acquire("c").Release()
 	})
 }
+
+// A plan is what a load would do, and does nothing.
+func TestPlan(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, w *world) {
+		w.sizes["huge"] = 80 * gb
+		_, _, err := w.Plan(t.Context(), "none", Spec{})
+		wantKind(t, err, generation.KindModelNotFound, "no model none")
+		_, _, err = w.Plan(t.Context(), "huge", Spec{})
+		wantKind(t, err, generation.KindNoMemory, "Need 88.0 GB")
+		_, _, err = w.Plan(t.Context(), "a", Spec{Slots: -1})
+		wantKind(t, err, generation.KindInvalid, "slots")
+		planned, would, err := w.Plan(t.Context(), "a", Spec{Slots: 3})
+		if err != nil || !would || len(w.Models()) != 0 || w.started() != 0 {
+			t.Fatalf("%v, would %v; models %+v", err, would, w.Models())
+		}
+		loaded, _, err := w.Load(t.Context(), "a", Spec{Slots: 3})
+		if err != nil || loaded.Memory != planned.Memory || loaded.Context != planned.Context || planned.Slots != 3 {
+			t.Errorf("%v; planned %+v, loaded %+v", err, planned, loaded)
+		}
+		if again, would, err := w.Plan(t.Context(), "a", Spec{}); err != nil || would || again.Name != "a" {
+			t.Errorf("of what is loaded: %+v, %v, %v", again, would, err)
+		}
+	})
+}

@@ -184,14 +184,19 @@ func (w *Worker) Acquire(ctx context.Context, name string) (*Handle, error) {
 	return &Handle{w: w, m: m, began: time.Now()}, nil
 }
 
+// wanted finds the model that a load is about.
+func (w *Worker) wanted(name string, spec Spec) (Entry, error) {
+	if spec.Context < 0 || spec.Slots < 0 || spec.Slots > 1024 {
+		return Entry{}, &generation.Error{Kind: generation.KindInvalid, Message: "context must be positive and slots between 1 and 1024"}
+	}
+	return w.opts.Library.Resolve(name)
+}
+
 // Load begins to load a model and returns as soon as it is decided that it
 // fits. started is false when it was loaded or loading already; its present
 // settings stay.
 func (w *Worker) Load(ctx context.Context, name string, spec Spec) (state ModelState, started bool, err error) {
-	if spec.Context < 0 || spec.Slots < 0 || spec.Slots > 1024 {
-		return ModelState{}, false, &generation.Error{Kind: generation.KindInvalid, Message: "context must be positive and slots between 1 and 1024"}
-	}
-	entry, err := w.opts.Library.Resolve(name)
+	entry, err := w.wanted(name, spec)
 	if err != nil {
 		return ModelState{}, false, err
 	}
@@ -202,6 +207,33 @@ func (w *Worker) Load(ctx context.Context, name string, spec Spec) (state ModelS
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return m.snapshot(), started, nil
+}
+
+// Plan says how Load would load a model, as it is now: the memory it takes and
+// the context it gets. What is loaded already is told as it is, with false.
+func (w *Worker) Plan(ctx context.Context, name string, spec Spec) (state ModelState, would bool, err error) {
+	entry, err := w.wanted(name, spec)
+	if err != nil {
+		return ModelState{}, false, err
+	}
+	select {
+	case w.gate <- struct{}{}:
+		defer func() { <-w.gate }()
+	case <-ctx.Done():
+		return ModelState{}, false, context.Cause(ctx)
+	}
+	m, err := w.find(entry.Name, false)
+	if err != nil {
+		return ModelState{}, false, err
+	}
+	if would = m == nil; would {
+		if m, err = w.place(entry, spec, 0); err != nil {
+			return ModelState{}, false, err
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return m.snapshot(), would, nil
 }
 
 // Wait returns when a model that was asked for is ready, or why it is not.
