@@ -3,26 +3,29 @@ package httpapi
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/skein-run/skein/internal/httpapi/access"
 )
 
-// guard decides who may talk to the server. Immutable.
+// guard decides who may talk to the server. Immutable but for what it counts.
 type guard struct {
 	door       *access.Door
 	anyOrigin  bool
 	origins    []string // lower case, no trailing slash
 	knownHosts []string // lower case, no port
+	strangers  *strangers
 }
 
-func newGuard(door *access.Door, origins, hosts []string) *guard {
-	g := &guard{door: door}
+func newGuard(door *access.Door, origins, hosts []string, log *slog.Logger) *guard {
+	g := &guard{door: door, strangers: &strangers{log: log, now: time.Now}}
 	for _, origin := range origins {
 		if origin == "*" {
 			g.anyOrigin = true
@@ -61,6 +64,7 @@ func (g *guard) check(w http.ResponseWriter, r *http.Request) (_ *http.Request, 
 	}
 	caller, verdict := g.door.Admit(r)
 	if verdict != access.Welcome {
+		g.strangers.note(r, turnedAway(verdict))
 		w.Header().Set("WWW-Authenticate", `Bearer realm="skein"`)
 		WriteError(w, &Error{
 			Status: http.StatusUnauthorized, Type: TypeAuthentication, Code: "invalid_api_key", Message: turnedAway(verdict),

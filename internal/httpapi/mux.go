@@ -100,6 +100,13 @@ func (m *routes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
+	if what := unserved(r.URL.Path); what != "" && !m.prefixed(r.URL.Path) {
+		WriteError(w, &Error{
+			Status: http.StatusNotFound, Type: TypeInvalidRequest, Code: "unknown_url",
+			Message: fmt.Sprintf("there is no %s %s here: %s", r.Method, clip(r.URL.Path, 200), what),
+		})
+		return
+	}
 	WriteError(w, &Error{
 		Status: http.StatusNotFound, Type: TypeInvalidRequest, Code: "unknown_url",
 		Message: fmt.Sprintf("there is no %s %s here; the nearest endpoints are %s%s",
@@ -139,6 +146,15 @@ func (m *routes) methods(r *http.Request) []string {
 		}
 	}
 	return allowed
+}
+
+// prefixed tells whether a path is one of a route with something before it.
+func (m *routes) prefixed(p string) bool {
+	p = strings.TrimRight(p, "/")
+	return slices.ContainsFunc(m.patterns, func(pattern string) bool {
+		_, route, _ := strings.Cut(pattern, " ")
+		return route != "" && strings.HasSuffix(p, route)
+	})
 }
 
 // nearest gives the registered endpoints most like the path, best first.

@@ -130,7 +130,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		options: o,
-		guard:   newGuard(door, o.AllowedOrigins, o.AllowedHosts),
+		guard:   newGuard(door, o.AllowedOrigins, o.AllowedHosts, o.Log),
 		routes:  newRoutes(o.Refused),
 		served:  make(chan struct{}),
 		fresh:   map[net.Conn]struct{}{},

@@ -190,6 +190,12 @@ func TestRouting(t *testing.T) {
 		"POST /chat/echo":                   "404 unknown_url there is no POST /chat/echo here; the nearest endpoints are POST /v1/chat/echo",
 		"POST /api/v1/chat/echo":            "404 unknown_url the nearest endpoints are POST /v1/chat/echo",
 		"GET /v1/thing":                     "404 unknown_url the nearest endpoints are GET /v1/things",
+		"POST /v1/embeddings":               "404 unknown_url there is no POST /v1/embeddings here: embeddings are not made",
+		"POST /v1/messages/count_tokens":    "404 unknown_url Anthropic's API is not served yet; use POST /v1/chat/completions",
+		"GET //api/tags/":                   "404 unknown_url Ollama's API is not served yet",
+		"POST /v1/audio/speech":             "404 unknown_url speech",
+		"GET /health":                       "404 unknown_url GET /healthz",
+		"GET /healthy":                      "404 unknown_url nearest endpoints",
 		"GET /":                             "404 unknown_url nearest endpoints",
 		"GET /" + strings.Repeat("x", 5000): "404 unknown_url nearest endpoints",
 	} {

@@ -35,6 +35,8 @@ var table = []rule{
 	{"/healthz", map[string]Need{get: NeedNothing}},
 	{"/readyz", map[string]Need{get: NeedNothing}},
 
+	{"/{$}", map[string]Need{get: NeedKey}}, // the address itself
+
 	{"/v1/models", map[string]Need{get: NeedKey}},
 	{"/v1/models/", map[string]Need{get: NeedKey}},
 	{"/v1/chat/completions", map[string]Need{post: NeedChat}},

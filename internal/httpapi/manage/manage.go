@@ -232,7 +232,20 @@ func (d *Dialect) serveDocument(mux httpapi.Mux, m mount) {
 	serve("GET /openapi.json", "application/json", document.JSON)
 	serve("GET /openapi-3.0.json", "application/json", document.JSON30)
 	serve("GET /docs", "text/html; charset=utf-8", document.Page)
+	serve("GET /{$}", "text/plain; charset=utf-8", func(*huma.OpenAPI) ([]byte, error) { return []byte(welcome), nil })
 }
+
+// welcome is for who opens the node's address in a browser, or asks it whether
+// somebody is there.
+const welcome = `skein is running.
+
+  /v1           base URL for OpenAI clients, at this address
+  /docs         the management API, a page to read; /openapi.json for programs
+  /v1/cluster   the cluster as it is now
+  /mcp          the same for AI agents
+
+"skein run" chats, "skein status" shows the cluster.
+`
 
 // mount is where the routes are described and registered.
 type mount struct {

@@ -67,6 +67,26 @@ func TestLibraryElsewhere(t *testing.T) {
 	}
 }
 
+// Who opens the address in a browser reads what is there, and that is no route
+// for all that is not.
+func TestWelcome(t *testing.T) {
+	h := serve(t, newFake())
+	if w := call(h, "GET", "/", ""); w.Code != 200 || !strings.HasPrefix(w.Body.String(), "skein is running.") || w.Header().Get("Content-Type") != "text/plain; charset=utf-8" {
+		t.Errorf("%d %q %s", w.Code, w.Header(), w.Body)
+	}
+	if w := call(h, "HEAD", "/", ""); w.Code != 200 {
+		t.Errorf("HEAD: %d", w.Code)
+	}
+	if w := call(h, "POST", "/", "{}"); w.Code != 405 {
+		t.Errorf("POST: %d", w.Code)
+	}
+	for _, path := range []string{"/index.html", "/nothing"} {
+		if w := call(h, "GET", path, ""); w.Code != 404 {
+			t.Errorf("%s: %d", path, w.Code)
+		}
+	}
+}
+
 // What a web client may expect of any address.
 func TestManners(t *testing.T) {
 	h := serve(t, newFake())
