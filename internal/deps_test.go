@@ -34,7 +34,7 @@ var layers = []struct {
 	// (frames, lanes) stand on each other.
 	{"link", true, []string{"internal/runner/link/..."}},
 	{"adapter", false, []string{"client", "internal/hostinfo/...", "internal/home/...", "internal/config/...", "internal/library/...", "internal/engine/...",
-		"internal/supervise/...", "internal/slicestore", "internal/bench/...", "internal/mesh/...", "internal/remote/...", "internal/hub/...", "internal/store/...", "internal/telemetry/...",
+		"internal/supervise/...", "internal/slicestore/...", "internal/bench/...", "internal/mesh/...", "internal/remote/...", "internal/hub/...", "internal/store/...", "internal/telemetry/...",
 		"internal/runner/..."}},
 	// The API in the words of an agent, for a node's HTTP and for a command.
 	{"catalog", false, []string{"internal/catalog", "internal/agent"}},

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/skein-run/skein/internal/gguf"
+	"github.com/skein-run/skein/internal/slicestore/piece"
 )
 
 // workers fetch at once: while one waits for the disk, others use the network.
@@ -172,7 +173,7 @@ func (f *fetch) all(ctx context.Context) error {
 		if r.Part < 0 || r.Part >= len(f.id.Parts) {
 			return fmt.Errorf("part %d of %d", r.Part, len(f.id.Parts))
 		}
-		blocks = append(blocks, Blocks(r)...)
+		blocks = append(blocks, piece.Blocks(r)...)
 	}
 	if err := f.store.room(f.missing(blocks), f.want.Name); err != nil {
 		return err
@@ -203,7 +204,7 @@ func (f *fetch) missing(blocks []Block) int64 {
 func (f *fetch) headers(ctx context.Context) (*gguf.Model, error) {
 	var blocks []Block
 	for i, p := range f.id.Parts {
-		blocks = append(blocks, Blocks(Block{Part: i, Length: p.Header, Count: 1})...)
+		blocks = append(blocks, piece.Blocks(Block{Part: i, Length: p.Header, Count: 1})...)
 	}
 	if err := f.bring(ctx, blocks, func(int64, int64, string) {}); err != nil {
 		return nil, fmt.Errorf("the model's header: %w", err)
@@ -276,7 +277,7 @@ func (f *fetch) bring(ctx context.Context, blocks []Block, progress func(done, t
 
 // block checks a block that is here, or fetches it.
 func (f *fetch) block(ctx context.Context, b Block) error {
-	if err := b.inside(f.id); err != nil {
+	if err := b.Inside(f.id); err != nil {
 		return err
 	}
 	f.mu.Lock()
@@ -394,7 +395,7 @@ func (f *fetch) knownID() (ID, bool) {
 	if err != nil || json.Unmarshal(b, &id) != nil {
 		return ID{}, false // holders are asked then
 	}
-	return id, id.is(f.want.ID) == nil
+	return id, id.Is(f.want.ID) == nil
 }
 
 func (f *fetch) rememberID() error {

@@ -30,27 +30,10 @@ func (e *holderError) Unwrap() error { return e.err }
 // maxParts bounds the answer that lists a model's parts, in bytes.
 const maxParts = 1 << 20
 
-// is compares a model with a wanted one, whose headers may be unknown.
-func (id ID) is(want ID) error {
-	if err := checkID(id); err != nil {
-		return err
-	}
-	if len(id.Parts) != len(want.Parts) {
-		return fmt.Errorf("its model has %d files instead of %d", len(id.Parts), len(want.Parts))
-	}
-	for i, p := range id.Parts {
-		w := want.Parts[i]
-		if p.Size != w.Size || p.Digest != w.Digest || p.Header == 0 || w.Header != 0 && p.Header != w.Header {
-			return fmt.Errorf("its file %d is another one", i+1)
-		}
-	}
-	return nil
-}
-
 // identify gives a wanted model's ID with its headers, from the holder where
 // they are not known.
 func (h *Holder) identify(ctx context.Context, want ID, stall time.Duration) (ID, error) {
-	if want.is(want) == nil {
+	if want.Is(want) == nil {
 		return want, nil
 	}
 	var id ID
@@ -61,7 +44,7 @@ func (h *Holder) identify(ctx context.Context, want ID, stall time.Duration) (ID
 	if err := json.Unmarshal(body, &id); err != nil {
 		return id, &holderError{fmt.Errorf("it lists the model's files in another way: %w", err)}
 	}
-	if err := id.is(want); err != nil {
+	if err := id.Is(want); err != nil {
 		return id, &holderError{err}
 	}
 	return id, nil
@@ -69,7 +52,7 @@ func (h *Holder) identify(ctx context.Context, want ID, stall time.Duration) (ID
 
 // get fetches a block and compares its hash.
 func (h *Holder) get(ctx context.Context, b Block, stall time.Duration) (body []byte, sum string, err error) {
-	body, trailer, err := h.call(ctx, path+"?"+b.query(), b.Bytes(), stall)
+	body, trailer, err := h.call(ctx, path+"?"+b.Query(), b.Bytes(), stall)
 	if err != nil {
 		return nil, "", err
 	}

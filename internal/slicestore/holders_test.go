@@ -25,6 +25,7 @@ import (
 	"github.com/skein-run/skein/internal/gguf"
 	"github.com/skein-run/skein/internal/gguf/gguftest"
 	"github.com/skein-run/skein/internal/gguf/slice"
+	"github.com/skein-run/skein/internal/slicestore/piece"
 )
 
 // peer is a node with a Shelf, over HTTP/2. spoil, if it returns true, has
@@ -65,7 +66,7 @@ func file(t *testing.T, change func([]byte)) (data []byte, m Stored, want Want) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	return data, m, Want{Name: key, ID: wanted, Pieces: Everything, Whole: true, Model: "tiny"}
+	return data, m, Want{Name: key, ID: wanted, Pieces: piece.Everything, Whole: true, Model: "tiny"}
 }
 
 func shelve(t *testing.T, name string, m Stored) *peer {
@@ -242,7 +243,7 @@ func TestSliceFromTwoHolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	want.Whole = false
-	want.Pieces = func(m *gguf.Model) ([]Block, error) { return Needs(m, spec) }
+	want.Pieces = func(m *gguf.Model) ([]Block, error) { return piece.Needs(m, spec) }
 	key, err := want.ID.Key(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -283,7 +284,7 @@ func TestSliceFromTwoHolders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks, err := Needs(model, spec)
+	blocks, err := piece.Needs(model, spec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -510,7 +511,7 @@ func TestWitness(t *testing.T) {
 		t.Fatal(err)
 	}
 	want.Whole = false
-	want.Pieces = func(m *gguf.Model) ([]Block, error) { return Needs(m, spec) }
+	want.Pieces = func(m *gguf.Model) ([]Block, error) { return piece.Needs(m, spec) }
 	lie := func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
 		if blockOf(r) && r.URL.Query().Get("offset") != "0" { // its header is right
 			replay(w, r, next, true, func(b []byte) []byte { b[len(b)/2] ^= 1; return b })

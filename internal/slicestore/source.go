@@ -5,11 +5,10 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
-	"fmt"
 	"io"
 	"net/http"
-	"net/url"
-	"strconv"
+
+	"github.com/skein-run/skein/internal/slicestore/piece"
 )
 
 // digestTrailer follows a body and holds its SHA-256, hex.
@@ -31,30 +30,6 @@ func NewSource(id ID, files []io.ReaderAt, token string) *Source {
 // path is the one there is.
 const path = "/block"
 
-func (b Block) query() string {
-	v := url.Values{}
-	for name, n := range map[string]int64{"part": int64(b.Part), "offset": b.Offset, "length": b.Length, "stride": b.Stride, "count": b.Count} {
-		v.Set(name, strconv.FormatInt(n, 10))
-	}
-	return v.Encode()
-}
-
-func parseBlock(v url.Values) (Block, error) {
-	var b Block
-	var part int64
-	for name, n := range map[string]*int64{"part": &part, "offset": &b.Offset, "length": &b.Length, "stride": &b.Stride, "count": &b.Count} {
-		var err error
-		if *n, err = strconv.ParseInt(v.Get(name), 10, 64); err != nil {
-			return b, fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	if part < 0 || part > 1<<16 {
-		return b, fmt.Errorf("part %d", part)
-	}
-	b.Part = int(part)
-	return b, nil
-}
-
 // ServeHTTP answers GET /block with the bytes of a piece, its runs one after
 // the other, and their hash as a trailer.
 func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -72,9 +47,9 @@ func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // serveBlock answers with the bytes of a piece.
 func serveBlock(w http.ResponseWriter, r *http.Request, id ID, files []io.ReaderAt) {
-	b, err := parseBlock(r.URL.Query())
+	b, err := piece.ParseBlock(r.URL.Query())
 	if err == nil {
-		err = b.inside(id)
+		err = b.Inside(id)
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)

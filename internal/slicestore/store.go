@@ -74,7 +74,7 @@ const retryLock = 100 * time.Millisecond
 // not fetched again. A slice that came from one holder is compared with another,
 // and a *DisagreedError says that they differ.
 func (s *Store) Fetch(ctx context.Context, w Want, holders ...Holder) (paths []string, err error) {
-	if err := checkID(w.ID); err != nil {
+	if err := w.ID.Check(); err != nil {
 		return nil, fmt.Errorf("fetch a slice: %w", err)
 	}
 	if w.Progress == nil {
@@ -89,7 +89,7 @@ func (s *Store) Fetch(ctx context.Context, w Want, holders ...Holder) (paths []s
 		return nil, fmt.Errorf("fetch a slice: another process is at it: %w", s.asFull(err))
 	}
 	if w.Whole {
-		if c, err := readCopy(dir); err == nil && c.ID.is(w.ID) == nil && c.unchanged() {
+		if c, err := readCopy(dir); err == nil && c.ID.Is(w.ID) == nil && c.unchanged() {
 			return c.Paths, lock.Unlock()
 		}
 	}
@@ -184,19 +184,6 @@ func (s *Store) drop(keep func(string) bool, enough func() (bool, error)) error 
 		}
 		if done, err := enough(); done || err != nil {
 			return err
-		}
-	}
-	return nil
-}
-
-// checkID refuses sizes that no model has, before files of such are made.
-func checkID(id ID) error {
-	if len(id.Parts) == 0 || len(id.Parts) > 4096 {
-		return fmt.Errorf("a model of %d files", len(id.Parts))
-	}
-	for _, p := range id.Parts {
-		if p.Size < 24 || p.Header != 0 && p.Header < 24 || p.Header > p.Size || p.Header > 1<<30 || p.Size > 1<<46 {
-			return fmt.Errorf("a file of %d bytes with a header of %d", p.Size, p.Header)
 		}
 	}
 	return nil

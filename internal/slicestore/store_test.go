@@ -5,17 +5,15 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 
-	"pgregory.net/rapid"
-
 	"github.com/skein-run/skein/internal/gguf"
 	"github.com/skein-run/skein/internal/gguf/gguftest"
+	"github.com/skein-run/skein/internal/slicestore/piece"
 )
 
 // original is a model file and its server; broken changes answers.
@@ -39,7 +37,7 @@ func serve(t *testing.T) *original {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.id, err = Identify([]*gguf.File{part}, []io.ReaderAt{bytes.NewReader(data)}); err != nil {
+	if o.id, err = piece.Identify([]*gguf.File{part}, []io.ReaderAt{bytes.NewReader(data)}); err != nil {
 		t.Fatal(err)
 	}
 	source := NewSource(o.id, []io.ReaderAt{bytes.NewReader(data)}, "secret")
@@ -209,7 +207,7 @@ func TestSourceRefuses(t *testing.T) {
 		"strides past": {Block{Length: 8, Stride: size, Count: 2}, "secret", path, http.StatusBadRequest},
 		"fine":         {Block{Length: 8, Count: 1}, "secret", path, http.StatusOK},
 	} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, o.server.URL+c.path+"?"+c.block.query(), nil)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, o.server.URL+c.path+"?"+c.block.Query(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -253,7 +251,7 @@ func TestIdentify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := Identify([]*gguf.File{part}, []io.ReaderAt{bytes.NewReader(changed)})
+	id, err := piece.Identify([]*gguf.File{part}, []io.ReaderAt{bytes.NewReader(changed)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,63 +263,4 @@ func TestIdentify(t *testing.T) {
 	if err1 != nil || err2 != nil || one == two {
 		t.Errorf("keys %q and %q", one, two)
 	}
-}
-
-// Blocks cover a piece once, in order, and none is too large for a request.
-func TestBlocks(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		b := Block{Offset: rapid.Int64Range(0, 1<<40).Draw(rt, "offset"), Length: rapid.Int64Range(1, 3*blockBytes).Draw(rt, "length"), Count: rapid.Int64Range(1, 40).Draw(rt, "count")}
-		if b.Count > 1 {
-			b.Stride = b.Length + rapid.Int64Range(0, 1000).Draw(rt, "gap")
-		}
-		type run struct{ from, n int64 }
-		flat := func(blocks []Block) (out []run) {
-			for _, b := range blocks {
-				for i := range b.Count {
-					r := run{b.Offset + i*b.Stride, b.Length}
-					if n := len(out); n > 0 && out[n-1].from+out[n-1].n == r.from {
-						out[n-1].n += r.n
-					} else {
-						out = append(out, r)
-					}
-				}
-			}
-			return out
-		}
-		cut := Blocks(b)
-		want, got := flat([]Block{b}), flat(cut)
-		if len(want) != len(got) {
-			rt.Fatalf("%d runs instead of %d", len(got), len(want))
-		}
-		for i := range want {
-			if want[i] != got[i] {
-				rt.Fatalf("run %d is %+v instead of %+v", i, got[i], want[i])
-			}
-		}
-		id := ID{Parts: []Part{{Size: 1 << 42}}}
-		for _, c := range cut {
-			if err := c.inside(id); err != nil {
-				rt.Fatal(err)
-			}
-		}
-	})
-}
-
-func FuzzParseBlock(f *testing.F) {
-	f.Add(Block{Offset: 5, Length: 7, Stride: 9, Count: 3}.query())
-	f.Add("part=0&offset=-1&length=99999999999999999999")
-	f.Fuzz(func(t *testing.T, query string) {
-		v, err := url.ParseQuery(query)
-		if err != nil {
-			return
-		}
-		b, err := parseBlock(v)
-		id := ID{Parts: []Part{{Size: 1000}}}
-		if err != nil || b.inside(id) != nil {
-			return
-		}
-		if end := b.Offset + (b.Count-1)*b.Stride + b.Length; b.Offset < 0 || end > 1000 {
-			t.Fatalf("%+v ends at %d of 1000", b, end)
-		}
-	})
 }

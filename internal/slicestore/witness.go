@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/skein-run/skein/internal/slicestore/piece"
 )
 
 // The hash that a model is known by is of whole files, which a slice has not.
@@ -122,15 +124,15 @@ func (f *fetch) compare(ctx context.Context, b Block, holders []Holder, silent [
 
 // digest asks for a block's hash.
 func (h *Holder) digest(ctx context.Context, b Block, stall time.Duration) (string, error) {
-	body, _, err := h.call(ctx, "/digest?"+b.query(), 2*sha256.Size, stall)
+	body, _, err := h.call(ctx, "/digest?"+b.Query(), 2*sha256.Size, stall)
 	return string(bytes.TrimSpace(body)), err
 }
 
 // serveDigest answers with the hash of a piece.
 func serveDigest(w http.ResponseWriter, r *http.Request, id ID, files []io.ReaderAt) {
-	b, err := parseBlock(r.URL.Query())
+	b, err := piece.ParseBlock(r.URL.Query())
 	if err == nil {
-		err = b.inside(id)
+		err = b.Inside(id)
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)

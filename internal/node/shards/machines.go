@@ -19,6 +19,7 @@ import (
 	"github.com/skein-run/skein/internal/runner/link"
 	"github.com/skein-run/skein/internal/runner/wire"
 	"github.com/skein-run/skein/internal/slicestore"
+	"github.com/skein-run/skein/internal/slicestore/piece"
 	"github.com/skein-run/skein/internal/supervise/child/remote"
 )
 
@@ -102,7 +103,7 @@ func (h *Host) newMachines(paths []string, l shards.Layout) (_ *machines, err er
 	if m.files, parts, readers, err = openFiles(paths); err != nil {
 		return m, err
 	}
-	if m.model, err = slicestore.Identify(parts, readers); err != nil {
+	if m.model, err = piece.Identify(parts, readers); err != nil {
 		return m, err
 	}
 	if m.name, err = json.Marshal(m.model); err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/skein-run/skein/internal/library"
 	"github.com/skein-run/skein/internal/runner/wire"
 	"github.com/skein-run/skein/internal/slicestore"
+	"github.com/skein-run/skein/internal/slicestore/piece"
 	"github.com/skein-run/skein/internal/supervise/child"
 	"github.com/skein-run/skein/internal/supervise/child/remote"
 )
@@ -126,7 +127,7 @@ func (f *offer) model(ctx context.Context, coordinator string, s remote.Source, 
 	store := &slicestore.Store{Dir: filepath.Join(f.host.Home.Dir(), "slices")}
 	return store.Fetch(ctx, slicestore.Want{
 		Name: name, ID: id,
-		Pieces:   func(m *gguf.Model) ([]slicestore.Block, error) { return slicestore.Needs(m, spec.Shards[spec.Index]) },
+		Pieces:   func(m *gguf.Model) ([]slicestore.Block, error) { return piece.Needs(m, spec.Shards[spec.Index]) },
 		Progress: func(done, total int64, _ string) { progress(float64(done) / float64(total)) },
 	}, slicestore.Holder{
 		Name: coordinator, URL: scheme + "://" + net.JoinHostPort(coordinator, strconv.Itoa(s.Port)), Token: s.Token,
@@ -170,7 +171,7 @@ func isModel(paths []string, id slicestore.ID) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	own, err := slicestore.Identify(parts, readers)
+	own, err := piece.Identify(parts, readers)
 	if err != nil {
 		return false, err
 	}

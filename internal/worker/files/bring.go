@@ -17,6 +17,7 @@ import (
 	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/meter"
 	"github.com/skein-run/skein/internal/slicestore"
+	"github.com/skein-run/skein/internal/slicestore/piece"
 )
 
 // download is a fetch in progress; guarded by Files.mu.
@@ -40,14 +41,14 @@ func (f *Files) Bring(ctx context.Context, m cluster.Model, shard *slice.Spec, p
 	if f.opts.NoDownloads {
 		return nil, nil, fmt.Errorf("%s is not on this node, which runs with --no-downloads; copy its files here, or start the node without that flag", m.Name)
 	}
-	want := slicestore.Want{ID: idOf(m.Files), Pieces: slicestore.Everything, Whole: true, Model: m.Name}
+	want := slicestore.Want{ID: idOf(m.Files), Pieces: piece.Everything, Whole: true, Model: m.Name}
 	key, err := want.ID.Key(nil)
 	if err != nil {
 		return nil, nil, err
 	}
 	if want.Name = key; shard != nil {
 		want.Whole = false
-		want.Pieces = func(g *gguf.Model) ([]slicestore.Block, error) { return slicestore.Needs(g, *shard) }
+		want.Pieces = func(g *gguf.Model) ([]slicestore.Block, error) { return piece.Needs(g, *shard) }
 		if want.Name, err = want.ID.Key(*shard); err != nil {
 			return nil, nil, err
 		}

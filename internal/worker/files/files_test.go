@@ -30,6 +30,7 @@ import (
 	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/library"
 	"github.com/skein-run/skein/internal/slicestore"
+	"github.com/skein-run/skein/internal/slicestore/piece"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -484,7 +485,7 @@ func TestLyingPeer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		pieces, err := slicestore.Needs(m.Model, slice.Spec{End: 1 + i})
+		pieces, err := piece.Needs(m.Model, slice.Spec{End: 1 + i})
 		m.Close()
 		if err != nil {
 			t.Fatal(err)
