@@ -16,6 +16,7 @@ import (
 	"github.com/skein-run/skein/internal/config"
 	"github.com/skein-run/skein/internal/node"
 	"github.com/skein-run/skein/internal/node/shards"
+	"github.com/skein-run/skein/internal/node/texts"
 	"github.com/skein-run/skein/internal/runner"
 	"github.com/skein-run/skein/internal/runner/wire"
 )
@@ -131,7 +132,7 @@ func logger(c config.Serve, w io.Writer) *slog.Logger {
 }
 
 // greet says, in at most six lines, where the node is and what to do next.
-func greet(w io.Writer, url string, models []node.Model, settings []config.Setting, c config.Serve) {
+func greet(w io.Writer, url string, models []texts.Model, settings []config.Setting, c config.Serve) {
 	model, about := "MODEL", "no model is loaded yet: the first request for one loads it ('skein models list' names them)"
 	if len(models) > 0 {
 		m := models[0]

@@ -19,6 +19,7 @@ import (
 	"github.com/skein-run/skein/internal/httpapi/raw/shape"
 	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/node/control/errands"
+	"github.com/skein-run/skein/internal/node/texts"
 )
 
 // exoCommands joins exo's API with the cluster.
@@ -124,7 +125,7 @@ func (c exoCommands) Events(ctx context.Context, each func(cluster.Event) error)
 // exoChat reads requests as the OpenAI dialect does, and runs them.
 type exoChat struct {
 	openai *openai.API
-	texts  *texts
+	texts  *texts.Texts
 }
 
 // ReadChat implements raw.Chat.

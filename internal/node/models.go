@@ -52,7 +52,7 @@ func (a *alone) Snapshot(ctx context.Context) (view.Inputs, error) {
 			ID: a.id(), Name: n.name, Worker: true, Candidate: true, API: true, Version: n.opts.Version, Devices: []placement.Device{memory}, Online: true, Since: n.begun,
 		}},
 	}
-	entries, err := n.files.library.List()
+	entries, err := n.library.List()
 	if err != nil {
 		n.log.Debug("some models cannot be listed", "err", err)
 	}

@@ -35,6 +35,7 @@ import (
 	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/library"
 	"github.com/skein-run/skein/internal/node/control"
+	"github.com/skein-run/skein/internal/node/texts"
 	"github.com/skein-run/skein/internal/supervise"
 	"github.com/skein-run/skein/internal/worker"
 )
@@ -75,13 +76,14 @@ type Node struct {
 	mcp    *mcp.Dialect
 	exo    *raw.Dialect // nil without a control
 	begun  time.Time
-	places places
+	places texts.Places
 	// One of the two: a node that takes part in a cluster has a control, one
 	// that is private or tries local shards a worker of its own.
 	control *control.Control
 	worker  *worker.Worker
-	files   *files
-	texts   *texts
+	library *library.Library
+	files   *texts.Files
+	texts   *texts.Texts
 	stops   []stop // last in, first out
 
 	refusals *access.Refusals // what the API refused
@@ -131,13 +133,13 @@ func New(o Options) (*Node, error) {
 		// The models that can be read are served; the others are said.
 		o.Logger.Warn("some models cannot be listed", "err", err)
 	}
-	n.files = &files{library: lib, anyPath: o.Private}
+	n.library, n.files = lib, texts.NewFiles(lib, o.Private)
 	if o.Private || o.Config.LocalShards != "" {
 		n.worker, err = worker.New(worker.Options{
 			Library: n.files, Start: n.startRunner(found, layout), Memory: memory, Logger: o.Logger,
 			Load: loadDefaults(o.Config), Slots: o.Config.Slots, Context: o.Config.Context, Queue: queue(o.Config.Queue),
 		})
-		n.places = own{n.worker}
+		n.places = texts.Own(n.worker)
 	} else {
 		err = n.controlled(lib, found)
 	}
@@ -175,7 +177,7 @@ func (n *Node) controlled(lib *library.Library, found *engine.Engine) error {
 		return err
 	}
 	n.control = c
-	n.places = shared{c, n.files}
+	n.places = texts.Shared(texts.SharedOptions{Cluster: c.Cluster(), Router: c.Router(), Tasks: c.Tasks(), Vitals: c.Vitals, Files: n.files})
 	return nil
 }
 
@@ -208,7 +210,7 @@ func (n *Node) mount(lib *library.Library, found *engine.Engine) error {
 	if err != nil {
 		return err
 	}
-	n.texts, err = newTexts(n.places, n.files, o.Logger)
+	n.texts, err = texts.New(n.places, n.files, o.Logger)
 	if err != nil {
 		return err
 	}
@@ -311,7 +313,7 @@ func (n *Node) Start(ctx context.Context) (err error) {
 		}
 	}
 	for _, name := range n.opts.Config.Load {
-		if err := n.texts.warm(ctx, name); err != nil {
+		if err := n.texts.Warm(ctx, name); err != nil {
 			return fmt.Errorf("load %s: %w", name, err)
 		}
 	}
@@ -352,7 +354,7 @@ func (n *Node) URL() string {
 }
 
 // Models tells what is loaded.
-func (n *Node) Models() []Model { return n.places.models() }
+func (n *Node) Models() []texts.Model { return n.places.Models() }
 
 // Failed is closed when the API stops serving by itself; Err says why.
 func (n *Node) Failed() <-chan struct{} { return n.server.Done() }

@@ -16,9 +16,7 @@ import (
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/internal/cluster"
 	"github.com/skein-run/skein/internal/config"
-	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/home"
-	"github.com/skein-run/skein/internal/library"
 )
 
 // program is bin/skein: its children are real runners.
@@ -264,19 +262,5 @@ func TestPrivateNodeReadsAFile(t *testing.T) {
 	var done struct{ Choices []struct{ Text string } }
 	if code := call(t, "POST", n.URL()+"/v1/completions", body, &done); code != 200 || done.Choices[0].Text == "" {
 		t.Errorf("%d, %+v", code, done)
-	}
-}
-
-func TestLibraryErrorsHaveKinds(t *testing.T) {
-	for kind, err := range map[generation.Kind]error{
-		generation.KindModelNotFound:  &library.NotFoundError{Name: "x"},
-		generation.KindAmbiguousModel: &library.AmbiguousError{Name: "x"},
-		generation.KindInvalid:        &library.BrokenError{Entry: library.Entry{Name: "x", Problem: "cut"}},
-		generation.KindFailed:         errors.New("disk"),
-	} {
-		var e *generation.Error
-		if !errors.As(resolveError(err), &e) || e.Kind != kind || e.Message == "" {
-			t.Errorf("%T: %+v, want kind %s", err, e, kind)
-		}
 	}
 }

@@ -1,4 +1,4 @@
-package node
+package texts
 
 import (
 	"context"
@@ -15,17 +15,16 @@ import (
 	"github.com/skein-run/skein/internal/httpapi/access"
 	"github.com/skein-run/skein/internal/ids"
 	"github.com/skein-run/skein/internal/library"
-	"github.com/skein-run/skein/internal/node/control"
 	"github.com/skein-run/skein/internal/worker"
 )
 
-// places is where the models are that requests run on.
-type places interface {
+// Places is where the models are that requests run on: Own or Shared.
+type Places interface {
 	// acquire gives the model of a name that a person wrote; it is loaded first
 	// if need be.
 	acquire(ctx context.Context, name string, by request) (place, error)
-	// models lists those that are loaded or about to be.
-	models() []Model
+	// Models lists those that are loaded or about to be.
+	Models() []Model
 	// known describes a model by its full name; missing: no node that has its
 	// files is online. ok is false if nothing is known of it.
 	known(name string) (m cluster.Model, missing, ok bool)
@@ -56,7 +55,9 @@ type Model struct {
 	Warning string // what is not as it was asked for; "": nothing
 }
 
-// own are the models of a node that takes part in no cluster.
+// Own are the models of a node that takes part in no cluster.
+func Own(w *worker.Worker) Places { return own{w} }
+
 type own struct{ worker *worker.Worker }
 
 func (o own) acquire(ctx context.Context, name string, _ request) (place, error) {
@@ -67,7 +68,7 @@ func (o own) acquire(ctx context.Context, name string, _ request) (place, error)
 	return place{name: h.Name(), model: h.Model(), release: h.Release}, nil
 }
 
-func (o own) models() []Model {
+func (o own) Models() []Model {
 	var out []Model
 	for _, s := range o.worker.Models() {
 		out = append(out, Model{Name: s.Name, Ready: s.Ready(), Context: s.Context, Slots: s.Slots, Warning: s.Warning})
@@ -77,11 +78,40 @@ func (o own) models() []Model {
 
 func (o own) elsewhere() []string { return nil }
 
-// shared are the models of the cluster.
-type shared struct {
-	control *control.Control
-	files   *files
+// Cluster is what requests need of a cluster.
+type Cluster interface {
+	// State is the cluster as this node knows it, and the index of its last event;
+	// Changes is closed with the next one.
+	State() (cluster.State, uint64)
+	Changes() <-chan struct{}
 }
+
+// Router finds places for requests.
+type Router interface {
+	// Enter counts a request for a model, or refuses it: too many wait already.
+	Enter(model string) (leave func(), err error)
+	// Model has the model loaded if nobody wants it yet, and waits for it.
+	Model(ctx context.Context, name string) (generation.Model, error)
+}
+
+// Tasks lists the open requests of this node's clients; see errands.Tasks.
+type Tasks interface {
+	Begin(kind, model, id, owner string, cancel func()) (running, end func())
+}
+
+// SharedOptions make Shared.
+type SharedOptions struct {
+	Cluster Cluster
+	Router  Router
+	Tasks   Tasks
+	Vitals  func(context.Context) (map[ids.Node]cluster.Vitals, error)
+	Files   *Files // of this node
+}
+
+// Shared are the models of the cluster.
+func Shared(o SharedOptions) Places { return shared{o} }
+
+type shared struct{ o SharedOptions }
 
 // announcing is how long a model file of this node may be unknown to the
 // cluster: it is hashed first.
@@ -93,8 +123,8 @@ func (s shared) resolve(ctx context.Context, name string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, announcing)
 	defer cancel()
 	for {
-		changes := s.control.Cluster().Changes()
-		state, _ := s.control.Cluster().State()
+		changes := s.o.Cluster.Changes()
+		state, _ := s.o.Cluster.State()
 		full, err := command.Resolve(state, strings.TrimSuffix(name, ".gguf"))
 		if err == nil {
 			return full, nil
@@ -103,7 +133,7 @@ func (s shared) resolve(ctx context.Context, name string) (string, error) {
 		if errors.As(err, &no) && no.Code == command.Ambiguous {
 			return "", &generation.Error{Kind: generation.KindAmbiguousModel, Message: no.Message, Param: "model", Err: err}
 		}
-		e, local := s.files.entry(name)
+		e, local := s.o.Files.entry(name)
 		if local != nil {
 			return "", s.unknown(state, name, local)
 		}
@@ -125,7 +155,7 @@ func (s shared) resolve(ctx context.Context, name string) (string, error) {
 // fits refuses a model that is larger than the memory of all nodes together,
 // before its files are hashed for minutes.
 func (s shared) fits(ctx context.Context, e library.Entry, state cluster.State) error {
-	vitals, err := s.control.Vitals(ctx)
+	vitals, err := s.o.Vitals(ctx)
 	if err != nil {
 		return nil // placement asks again, and says it
 	}
@@ -174,14 +204,14 @@ func (s shared) acquire(ctx context.Context, name string, by request) (place, er
 	if err != nil {
 		return place{}, err
 	}
-	leave, err := s.control.Router().Enter(full)
+	leave, err := s.o.Router.Enter(full)
 	if err != nil {
 		return place{}, err
 	}
 	caller, _ := access.Of(ctx)
-	running, end := s.control.Tasks().Begin("chat", full, by.id, caller.Owner(), by.cancel)
+	running, end := s.o.Tasks.Begin("chat", full, by.id, caller.Owner(), by.cancel)
 	release := func() { end(); leave() }
-	m, err := s.control.Router().Model(ctx, full)
+	m, err := s.o.Router.Model(ctx, full)
 	if err != nil {
 		release()
 		return place{}, err
@@ -193,16 +223,16 @@ func (s shared) acquire(ctx context.Context, name string, by request) (place, er
 func (o own) known(string) (m cluster.Model, missing, ok bool) { return m, false, false }
 
 func (s shared) known(name string) (m cluster.Model, missing, ok bool) {
-	state, _ := s.control.Cluster().State()
+	state, _ := s.o.Cluster.State()
 	m, ok = state.Models[name]
 	return m, !slices.ContainsFunc(m.Holders, func(id ids.Node) bool { return state.Nodes[id].Online }), ok
 }
 
 func (s shared) elsewhere() []string {
-	state, _ := s.control.Cluster().State()
+	state, _ := s.o.Cluster.State()
 	var out []string
 	for name := range state.Models {
-		if _, err := s.files.entry(name); err != nil {
+		if _, err := s.o.Files.entry(name); err != nil {
 			out = append(out, name)
 		}
 	}
@@ -210,8 +240,8 @@ func (s shared) elsewhere() []string {
 	return out
 }
 
-func (s shared) models() []Model {
-	state, _ := s.control.Cluster().State()
+func (s shared) Models() []Model {
+	state, _ := s.o.Cluster.State()
 	var out []Model
 	for _, w := range state.Wanted {
 		m := Model{Name: w.Model, Context: w.Context, Slots: w.Slots}

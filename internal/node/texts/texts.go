@@ -1,4 +1,11 @@
-package node
+// Package texts is what the API's dialects ask for text: it finds the model of a
+// name, has it loaded where there is a place for it, compiles its chat template
+// once, and runs requests on it. Where the models are is the cluster's to say, or
+// this node's worker where there is no cluster.
+//
+// It is a part of the composition root, imported by package node alone. All of it
+// may be used from any goroutine.
+package texts
 
 import (
 	"context"
@@ -21,11 +28,10 @@ import (
 // templateVariables are those whose presence in a template the API asks for.
 var templateVariables = []string{"enable_thinking", "reasoning_effort"}
 
-// texts is what the API dialects ask: it finds a model, has it loaded, and
-// runs requests on it.
-type texts struct {
-	places  places
-	files   *files
+// Texts is an openai.Engine.
+type Texts struct {
+	places  Places
+	files   *Files
 	service *generation.Service
 
 	mu       sync.Mutex // guards prepared
@@ -40,16 +46,17 @@ type preparation struct {
 	err   error
 }
 
-func newTexts(p places, f *files, log *slog.Logger) (*texts, error) {
+// New makes it; nothing is loaded yet.
+func New(p Places, f *Files, log *slog.Logger) (*Texts, error) {
 	service, err := generation.New(generation.Options{Clock: time.Now, Seed: rand.Uint64, Warn: func(message string, args ...any) { log.Warn(message, args...) }})
 	if err != nil {
 		return nil, err
 	}
-	return &texts{places: p, files: f, service: service, prepared: map[string]*preparation{}}, nil
+	return &Texts{places: p, files: f, service: service, prepared: map[string]*preparation{}}, nil
 }
 
 // Models lists the usable model files.
-func (t *texts) Models(context.Context) ([]openai.Model, error) {
+func (t *Texts) Models(context.Context) ([]openai.Model, error) {
 	entries, err := t.files.library.List()
 	if err != nil && len(entries) == 0 {
 		return nil, err // one unreadable folder does not hide the rest
@@ -68,7 +75,7 @@ func (t *texts) Models(context.Context) ([]openai.Model, error) {
 }
 
 // Model finds one by name.
-func (t *texts) Model(_ context.Context, name string) (openai.Model, error) {
+func (t *Texts) Model(_ context.Context, name string) (openai.Model, error) {
 	e, err := t.files.entry(name)
 	if err != nil {
 		return t.away(name, err)
@@ -88,7 +95,7 @@ func (t *texts) Model(_ context.Context, name string) (openai.Model, error) {
 
 // away finds a model whose files are on other nodes. Its template is known once
 // it is loaded.
-func (t *texts) away(name string, err error) (openai.Model, error) {
+func (t *Texts) away(name string, err error) (openai.Model, error) {
 	for _, other := range t.places.elsewhere() {
 		if !strings.EqualFold(other, strings.TrimSuffix(name, ".gguf")) {
 			continue
@@ -112,9 +119,9 @@ func (t *texts) away(name string, err error) (openai.Model, error) {
 	return openai.Model{}, err
 }
 
-func (t *texts) loaded() map[string]Model {
+func (t *Texts) loaded() map[string]Model {
 	out := map[string]Model{}
-	for _, m := range t.places.models() {
+	for _, m := range t.places.Models() {
 		out[m.Name] = m
 	}
 	return out
@@ -122,7 +129,7 @@ func (t *texts) loaded() map[string]Model {
 
 // facts describe a model in the words of exo's clients: as the cluster knows
 // it, or else as far as its file here tells.
-func (t *texts) facts(e library.Entry) openai.Facts {
+func (t *Texts) facts(e library.Entry) openai.Facts {
 	m, missing, ok := t.places.known(e.Name)
 	if !ok {
 		m = cluster.Model{Name: e.Name, Files: []cluster.File{{Size: e.SizeBytes}}, Profile: placement.Model{Trained: e.TrainedContext}}
@@ -134,7 +141,7 @@ func (t *texts) facts(e library.Entry) openai.Facts {
 	}
 }
 
-func (t *texts) model(e library.Entry, loaded map[string]Model) openai.Model {
+func (t *Texts) model(e library.Entry, loaded map[string]Model) openai.Model {
 	m := openai.Model{ID: e.Name, OwnedBy: "skein", Facts: t.facts(e)}
 	if !e.Modified.IsZero() {
 		m.Created = e.Modified.Unix()
@@ -149,7 +156,7 @@ func (t *texts) model(e library.Entry, loaded map[string]Model) openai.Model {
 var errCancelled = &generation.Error{Kind: generation.KindCancelled, Message: "the request was cancelled by its id, at somebody's wish"}
 
 // Generate loads the model if need be and runs a request on it.
-func (t *texts) Generate(ctx context.Context, req generation.Request, emit func(generation.Event) error) error {
+func (t *Texts) Generate(ctx context.Context, req generation.Request, emit func(generation.Event) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	at, err := t.places.acquire(ctx, req.Model, request{req.ID, func() { cancel(errCancelled) }})
@@ -166,7 +173,7 @@ func (t *texts) Generate(ctx context.Context, req generation.Request, emit func(
 
 // prepare compiles the template of a loaded model, once for each load. The
 // first request does it; others wait for that.
-func (t *texts) prepare(ctx context.Context, at place) (*generation.Prepared, error) {
+func (t *Texts) prepare(ctx context.Context, at place) (*generation.Prepared, error) {
 	t.mu.Lock()
 	p := t.prepared[at.name]
 	if p == nil || p.model != at.model {
@@ -191,7 +198,7 @@ func (t *texts) prepare(ctx context.Context, at place) (*generation.Prepared, er
 }
 
 // forget lets the next request try again.
-func (t *texts) forget(name string, p *preparation) {
+func (t *Texts) forget(name string, p *preparation) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.prepared[name] == p {
@@ -199,8 +206,8 @@ func (t *texts) forget(name string, p *preparation) {
 	}
 }
 
-// warm prepares a model that was loaded at start.
-func (t *texts) warm(ctx context.Context, name string) error {
+// Warm prepares a model that was loaded at start.
+func (t *Texts) Warm(ctx context.Context, name string) error {
 	at, err := t.places.acquire(ctx, name, request{})
 	if err != nil {
 		return err
