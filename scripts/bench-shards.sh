@@ -51,9 +51,10 @@ measure() {
 	bin/skein shard bench "$model" --json "$@" >"$figures"
 }
 
+value() { sed -n "/\"figure\":\"$2\".*\"baseline\":\"$3\"/s/.*\"$1\":\([0-9.e+-]*\).*/\1/p" "$figures"; }
+
 # row NAME FIGURE BASELINE [BAR]: a line of the table. BAR is the least ratio.
 row() {
-	value() { sed -n "/\"figure\":\"$2\".*\"baseline\":\"$3\"/s/.*\"$1\":\([0-9.e+-]*\).*/\1/p" "$figures"; }
 	ratio=$(value ratio "$2" "$3")
 	verdict=reported
 	if [ -n "${4:-}" ]; then
@@ -62,6 +63,13 @@ row() {
 	fi
 	awk -v n="$1" -v s="$(value sharded "$2" "$3")" -v w="$(value whole "$2" "$3")" -v r="$ratio" -v b="${4:+>= $4}" -v v="$verdict" \
 		'BEGIN { printf "| %-66s | %7.2f | %7.2f | %5.3f | %-7s | %s |\n", n, s, w, r, b, v }' >>"$table"
+}
+
+# ceiling: a line that says what two stages could reach of two threads: one that
+# loses nothing is twice one thread with half of the streams.
+ceiling() {
+	awk -v s="$(value whole decode whole-1-thread)" -v w="$(value whole decode whole-2-threads)" \
+		'BEGIN { printf "| %-66s | %7.2f | %7.2f | %5.3f | %-7s | %s |\n", "its ceiling: twice the whole with 1 thread, half of the streams", 2 * s, w, 2 * s / w, "", "reported" }' >>"$table"
 }
 
 for model in $MODELS; do
@@ -78,6 +86,11 @@ for model in $MODELS; do
 	measure --stages 2 --streams 4 --prompt-tokens 8 --decode-tokens 32 --rounds "$((rounds * 3))"
 	row "2 stages, decode, 4 streams / whole with 1 thread, 2 streams" decode whole-1-thread "$(bar 1.80)"
 	row "the same / whole with 2 threads, 4 streams" decode whole-2-threads
+	ceiling
+	measure --stages 2 --streams 8 --prompt-tokens 8 --decode-tokens 32 --rounds "$rounds"
+	row "2 stages, decode, 8 streams / whole with 1 thread, 4 streams" decode whole-1-thread
+	row "the same / whole with 2 threads, 8 streams" decode whole-2-threads
+	ceiling
 	measure --stages 2 --balance even --prompt-tokens 2048 --decode-tokens 8 --rounds "$((rounds > 1 ? rounds - 1 : 1))" --whole-threads 1
 	row "2 stages, prompt of 2,048 / whole with 1 thread" prefill whole-1-thread "$(bar 1.80)"
 	measure --stages 2 --balance even --prompt-tokens 8 --decode-tokens 64 --rounds "$((rounds + 2))" --whole-threads 1
