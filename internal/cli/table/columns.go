@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"unicode/utf8"
 )
 
 // Columns prints rows with aligned columns, two blanks apart, as wide as they
@@ -16,7 +15,7 @@ func Columns(w io.Writer, rows [][]string, right ...int) error {
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+			widths[i] = max(widths[i], Width(cell))
 		}
 	}
 	toRight := map[int]bool{}
@@ -29,7 +28,7 @@ func Columns(w io.Writer, rows [][]string, right ...int) error {
 			if i > 0 {
 				line.WriteString("  ")
 			}
-			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
+			pad := strings.Repeat(" ", widths[i]-Width(cell))
 			if toRight[i] {
 				line.WriteString(pad + cell)
 			} else {

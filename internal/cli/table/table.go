@@ -64,7 +64,7 @@ func (t *Table) Right(columns ...int) *Table {
 type step struct {
 	column int
 	kind   stepKind
-	least  int // characters
+	least  int // places
 }
 
 type stepKind int
@@ -113,9 +113,9 @@ func (l layout) width() int {
 
 // natural is how wide a column is when nothing of it is cut.
 func (t *Table) natural(column int, short bool) int {
-	w := utf8.RuneCountInString(t.head[column])
+	w := Width(t.head[column])
 	for _, row := range t.rows {
-		w = max(w, utf8.RuneCountInString(row[column].text(short)))
+		w = max(w, Width(row[column].text(short)))
 	}
 	return w
 }
@@ -149,7 +149,7 @@ func (t *Table) fit(width int) layout {
 			l.short[s.column] = true
 			l.widths[s.column] = min(l.widths[s.column], t.natural(s.column, true))
 		case cut:
-			least := max(s.least, utf8.RuneCountInString(t.head[s.column]))
+			least := max(s.least, Width(t.head[s.column]))
 			l.widths[s.column] = max(min(l.widths[s.column], least), l.widths[s.column]-over)
 		}
 	}
@@ -184,7 +184,7 @@ func (t *Table) Lines(width int, styled bool) []string {
 			}
 			first = false
 			text := Clip(c.text(l.short[i]), l.widths[i])
-			free := l.widths[i] - utf8.RuneCountInString(text)
+			free := l.widths[i] - Width(text)
 			if t.right[i] {
 				pad, free = pad+free, 0
 			}
@@ -208,16 +208,16 @@ func Paint(text string, s Style, styled bool) string {
 	return "\x1b[" + string(s) + "m" + text + "\x1b[0m"
 }
 
-// Clip cuts a text that is too long, which shows.
+// Clip cuts a text that takes more places than width, which shows.
 func Clip(text string, width int) string {
 	text = Visible(text)
-	if utf8.RuneCountInString(text) <= width {
+	if Width(text) <= width {
 		return text
 	}
 	if width < 2 {
-		return string([]rune(text)[:max(width, 0)])
+		return beginning(text, width)
 	}
-	return string([]rune(text)[:width-1]) + "…"
+	return beginning(text, width-1) + "…"
 }
 
 // Visible keeps control characters of names and errors off the terminal.
@@ -226,8 +226,8 @@ func Visible(s string) string {
 		switch {
 		case r == '\n' || r == '\t':
 			return ' '
-		case r < ' ' || r >= 0x7f && r < 0xa0:
-			return utf8.RuneError
+		case r < ' ' || r >= 0x7f && r < 0xa0, r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069:
+			return utf8.RuneError // the last two turn the direction of what follows
 		}
 		return r
 	}, s)
@@ -262,21 +262,6 @@ func Wrap(text string, width, indent int) []string {
 		}
 	}
 	return append(out, line)
-}
-
-// Width counts the characters of a text that take a place: its colours take
-// none.
-func Width(text string) int {
-	n := 0
-	for text != "" {
-		before, after, colour := strings.Cut(text, "\x1b[")
-		n += utf8.RuneCountInString(before)
-		if !colour {
-			break
-		}
-		_, text, _ = strings.Cut(after, "m")
-	}
-	return n
 }
 
 // Print writes lines of text.

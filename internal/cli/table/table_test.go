@@ -15,7 +15,7 @@ import (
 // colours move nothing.
 func TestTableFits(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		word := rapid.StringMatching(`[a-zäö/]{0,40}`)
+		word := rapid.StringMatching(`[a-zäö/模型ｗ🎉]{0,40}`)
 		g := New("NAME", "N", "TEXT", "MORE").Right(1)
 		for _, s := range rapid.SliceOfN(rapid.IntRange(0, 3), 0, 8).Draw(t, "steps") {
 			switch rapid.IntRange(0, 2).Draw(t, "kind") {
@@ -41,13 +41,13 @@ func TestTableFits(t *testing.T) {
 			t.Fatalf("%d and %d lines of %d rows", len(lines), len(styled), len(rows))
 		}
 		for k, l := range lines {
-			if n := utf8.RuneCountInString(l); width > 0 && n > width {
-				t.Fatalf("%d characters, width %d: %q", n, width, l)
+			if n := places(l); width > 0 && n > width {
+				t.Fatalf("%d places, width %d: %q", n, width, l)
 			}
 			if strings.HasSuffix(l, " ") {
 				t.Fatalf("blanks at the end of %q", l)
 			}
-			if Width(styled[k]) != utf8.RuneCountInString(l) {
+			if Width(styled[k]) != places(l) {
 				t.Fatalf("colours move text:\n%q\n%q", styled[k], l)
 			}
 			if k == 0 || width > 0 {
@@ -60,6 +60,39 @@ func TestTableFits(t *testing.T) {
 			}
 		}
 	})
+}
+
+// places counts those that the characters of these tests take.
+func places(text string) int {
+	n := utf8.RuneCountInString(text)
+	for _, r := range text {
+		if strings.ContainsRune("模型ｗ🎉", r) {
+			n++
+		}
+	}
+	return n
+}
+
+// What stands behind wide characters, or those that take no place, stands in one
+// column all the same.
+func TestWideCharacters(t *testing.T) {
+	g := New("NAME", "N").Right(1)
+	for _, name := range []string{"plain", "模型🎉", "e\u0301tude", "한국어 모델", "ｗｉｄｅ", "👩\u200d💻"} {
+		g.Add(T(name), T("7"))
+	}
+	for _, l := range g.Lines(0, false)[1:] {
+		if before, ok := strings.CutSuffix(l, "7"); !ok || Width(before) != 13 {
+			t.Errorf("%q has its number at %d", l, Width(before))
+		}
+	}
+	for width, want := range map[int]string{1: "", 2: "…", 3: "模…", 4: "模…", 5: "模型…", 6: "模型🎉", 9: "模型🎉"} {
+		if got := Clip("模型🎉", width); got != want {
+			t.Errorf("clipped to %d: %q, want %q", width, got, want)
+		}
+	}
+	if got := Visible("safe\u202egnp.exe"); got != "safe\uFFFDgnp.exe" {
+		t.Errorf("%q turns the direction of text", got)
+	}
 }
 
 // Steps are taken in their order, and no further than needed.
