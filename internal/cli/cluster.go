@@ -2,7 +2,7 @@ package cli
 
 import (
 	"context"
-	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -25,7 +25,11 @@ func (a *app) connectOrSay(ctx context.Context, silent bool) (*client.Client, er
 	a.quiet = a.quiet || silent
 	node, err := a.connect(ctx)
 	if err == nil && node == nil {
-		err = errors.New("no node is running, so nothing is loaded; start one with 'skein serve', or see the files with 'skein models list'")
+		where, failed := a.home()
+		if failed != nil {
+			return nil, failed
+		}
+		err = fmt.Errorf("no node is running with SKEIN_HOME %s; start one with 'skein serve', or name one with --host and --port ('skein models list' shows the files here without one)", where.Dir())
 	}
 	return node, err
 }

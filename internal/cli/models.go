@@ -31,8 +31,9 @@ type library interface {
 func newModelsCommand(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := command.Group(&cobra.Command{
-		Use:   "models",
-		Short: "Show what is loaded; load, unload and swap; list and add model files",
+		Use:        "models",
+		SuggestFor: []string{"ps", "model"},
+		Short:      "Show what is loaded; load, unload and swap; list and add model files",
 		Long: `Show the models that are loaded and those being fetched; load, unload and swap
 them. The subcommands list, add, show and remove are about the model files there
 are; they work with and without a running node.`,
@@ -46,8 +47,9 @@ are; they work with and without a running node.`,
 func newModelsListCommand(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the model files there are",
+		Use:        "list",
+		SuggestFor: []string{"list", "ls"},
+		Short:      "List the model files there are",
 		Long: `List the model files of the cluster and which nodes have them, or of this
 machine when no node is running. The paths in --json are those of the node that
 is asked.`,
@@ -128,8 +130,9 @@ func severalHolders(entries []api.LibraryEntry) bool {
 func newModelsAddCommand(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "add FILE...",
-		Short: "List model files of yours, where they are",
+		Use:        "add FILE...",
+		SuggestFor: []string{"add", "pull", "import", "create"},
+		Short:      "List model files of yours, where they are",
 		Long: `List .gguf files, without copying them. Any part of a split file stands for the
 whole. A running node lists them before the command returns.`,
 		Args: command.Need(1, -1, "say which file: skein models add FILE.gguf"),
@@ -175,6 +178,7 @@ func newModelsShowCommand(a *app) *cobra.Command {
 	var contextLength, slots int
 	cmd := &cobra.Command{
 		Use:               "show NAME",
+		SuggestFor:        []string{"show", "info", "inspect"},
 		Short:             "Show a model's metadata, chat template and memory",
 		Args:              command.Need(1, 1, "say which model: skein models show NAME"),
 		ValidArgsFunction: a.completeModels,
@@ -263,6 +267,7 @@ func newModelsRemoveCommand(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:               "remove NAME",
+		SuggestFor:        []string{"remove", "rm", "delete"},
 		Aliases:           []string{"rm"},
 		Short:             "Take a model off the list; its file stays",
 		Args:              command.Need(1, 1, "say which model: skein models remove NAME"),

@@ -3,6 +3,7 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/skein-run/skein/internal/buildinfo"
 	"github.com/skein-run/skein/internal/cli/command"
 )
 
@@ -28,6 +29,9 @@ func newRootCommand(a *app) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}, nil, commands(a)...)
+	root.Version = buildinfo.Read().String()
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.Flags().Bool("version", false, "say which build this is")
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.host, "host", "", "`ADDRESS` of the node to talk to; default: the one of SKEIN_HOME [SKEIN_HOST]")
 	flags.StringVar(&a.port, "port", "", "`PORT` of the node to talk to [SKEIN_PORT]")

@@ -11,8 +11,9 @@ import (
 func newServeCommand(a *app) *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
-		Use:   "serve [flags]",
-		Short: "Run a node: the OpenAI API, the models, the cluster",
+		Use:        "serve [flags]",
+		SuggestFor: []string{"start", "up", "join", "server"},
+		Short:      "Run a node: the OpenAI API, the models, the cluster",
 		Long: `Run a node in the foreground. It answers any OpenAI client at
 http://ADDRESS:PORT/v1 and loads models when they are asked for.
 
@@ -41,5 +42,14 @@ seconds; a second Ctrl-C stops at once.`,
 	}
 	cmd.Flags().StringVar(&file, "config", "", "read options from `FILE`; default: SKEIN_HOME/config.yaml [SKEIN_CONFIG]")
 	config.AddFlags(cmd.Flags())
+	// The flags are known, so that registering can't fail.
+	_ = cmd.RegisterFlagCompletionFunc("load", func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+		return a.completeModels(cmd, nil, word)
+	})
+	for _, o := range config.Table() {
+		if o.Kind == config.Choice {
+			_ = cmd.RegisterFlagCompletionFunc(o.Name, cobra.FixedCompletions(o.Choices, cobra.ShellCompDirectiveNoFileComp))
+		}
+	}
 	return cmd
 }

@@ -22,7 +22,7 @@ tells how it works.`,
 		Stdout: a.Stdout, Note: a.note, JSON: a.printJSON,
 		Host:   a.shardHost,
 		Model:  a.localModel,
-		Models: a.localModels,
+		Models: a.localModels, Complete: a.completeModels,
 		EngineDir: func(flag string) (string, error) {
 			o, err := a.engineOptions(flag)
 			return o.Dir, err

@@ -29,6 +29,7 @@ func (e Env) aboutNode(use, short, what string, change func(ctx context.Context,
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:               use + " NODE",
+		SuggestFor:        []string{use},
 		Short:             short,
 		Args:              count(1, 1, fmt.Sprintf("say which node to %s: skein cluster %s NODE; 'skein nodes' lists them", what, use)),
 		ValidArgsFunction: at(1, e.completeNodes),
@@ -76,8 +77,9 @@ func newEvents(e Env) *cobra.Command {
 	var o client.FollowOptions
 	kinds := []string{api.EventNode, api.EventModel, api.EventTask, api.EventDownload, api.EventMaster, api.EventAudit}
 	cmd := &cobra.Command{
-		Use:   "events",
-		Short: "Follow what happens in the cluster, until Ctrl-C",
+		Use:        "events",
+		SuggestFor: []string{"events", "logs", "log"},
+		Short:      "Follow what happens in the cluster, until Ctrl-C",
 		Long: `Follow what happens in the cluster: a line for each change of a node, a model, a
 task, a download, or the master, and for each command that somebody gave. With --json each line is an event as GET
 /v1/cluster/events sends it, the first one a snapshot of everything.`,

@@ -156,8 +156,9 @@ func newLoad(e Env) *cobra.Command {
 	var p placing
 	var replicas int
 	cmd := &cobra.Command{
-		Use:   "load NAME",
-		Short: "Load a model; the cluster finds the place",
+		Use:        "load NAME",
+		SuggestFor: []string{"load"},
+		Short:      "Load a model; the cluster finds the place",
 		Long: `Load a model. The cluster decides where it goes, says so, and goes on in the
 background; --wait shows how far it is until it is ready. --dry-run only says
 where it would go, how fast it would be, and what else there is.`,
@@ -257,6 +258,7 @@ func newUnload(e Env) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:               "unload NAME",
+		SuggestFor:        []string{"unload", "stop", "eject"},
 		Short:             "Unload a model, with all its replicas",
 		Args:              count(1, 1, "say which model: skein models unload NAME; 'skein models' shows what is loaded"),
 		ValidArgsFunction: at(1, e.completeModels(true)),
@@ -283,8 +285,9 @@ func newSwap(e Env) *cobra.Command {
 	var p placing
 	var drain span
 	cmd := &cobra.Command{
-		Use:   "swap OLD NEW",
-		Short: "Unload a model and load another in its place, as one step",
+		Use:        "swap OLD NEW",
+		SuggestFor: []string{"swap"},
+		Short:      "Unload a model and load another in its place, as one step",
 		Long: `Unload one model and load another, as one decision: if the new one can't be
 placed in the memory that the old one frees, nothing changes. Requests to the
 old model that are in progress go on for --drain.`,

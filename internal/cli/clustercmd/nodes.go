@@ -16,8 +16,9 @@ import (
 func newNodes(e Env) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "nodes [ID]",
-		Short: "List the machines, or tell all about one",
+		Use:        "nodes [ID]",
+		SuggestFor: []string{"node", "peers"},
+		Short:      "List the machines, or tell all about one",
 		Long: `List the machines of the cluster, or tell all about one of them. ID is a node
 id, a beginning of one, or the name of the machine.`,
 		Args:              count(0, 1, ""),

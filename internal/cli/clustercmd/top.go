@@ -19,8 +19,9 @@ import (
 
 func newTop(e Env) *cobra.Command {
 	return &cobra.Command{
-		Use:   "top",
-		Short: "Watch the cluster: status that refreshes, until Ctrl-C",
+		Use:        "top",
+		SuggestFor: []string{"watch", "monitor", "dashboard"},
+		Short:      "Watch the cluster: status that refreshes, until Ctrl-C",
 		Long: `Watch the cluster: what 'skein status' shows, renewed with every change and
 every other second. Where the output is no terminal it is shown once.`,
 		Args: count(0, 0, ""),

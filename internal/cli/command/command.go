@@ -9,6 +9,7 @@ package command
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -68,8 +69,12 @@ func Group(cmd *cobra.Command, alone func(cmd *cobra.Command) error, below ...*c
 	return cmd
 }
 
-// unknown names what was probably meant.
+// unknown names what was probably meant: what other programs call so, or what is
+// spelled nearly so.
 func unknown(cmd *cobra.Command, word string) error {
+	if meant := suggested(cmd, word); meant != nil {
+		return Usage(cmd, "there is no command %q; did you mean %q?", word, meant.CommandPath())
+	}
 	var names []string
 	for _, sub := range cmd.Commands() {
 		if sub.IsAvailableCommand() {
@@ -80,6 +85,19 @@ func unknown(cmd *cobra.Command, word string) error {
 		return Usage(cmd, "there is no command %q; did you mean %q?", word, cmd.CommandPath()+" "+near)
 	}
 	return Usage(cmd, "there is no command %q; there are %s", word, strings.Join(names, ", "))
+}
+
+// suggested finds the command below cmd whose SuggestFor has the word; nil: none.
+func suggested(cmd *cobra.Command, word string) *cobra.Command {
+	for _, sub := range cmd.Commands() {
+		if slices.ContainsFunc(sub.SuggestFor, func(s string) bool { return strings.EqualFold(s, word) }) {
+			return sub
+		}
+		if meant := suggested(sub, word); meant != nil {
+			return meant
+		}
+	}
+	return nil
 }
 
 // Explain makes every mistake that the library finds, in flags and in numbers of

@@ -14,6 +14,7 @@ func tree(alone func(*cobra.Command) error) *cobra.Command {
 		return &cobra.Command{Use: use, Args: Need(1, 1, "say which"), RunE: func(*cobra.Command, []string) error { return nil }}
 	}
 	load := leaf("load NAME")
+	load.SuggestFor = []string{"pull"}
 	load.Flags().Bool("wait", false, "")
 	root := Group(&cobra.Command{Use: "prog", SilenceUsage: true, SilenceErrors: true}, nil,
 		Group(&cobra.Command{Use: "group"}, alone, load, leaf("show NAME")))
@@ -31,6 +32,8 @@ func TestMistakes(t *testing.T) {
 		{[]string{"grup"}, `there is no command "grup"; did you mean "prog group"?`, "prog"},
 		{[]string{"group", "laod"}, `there is no command "laod"; did you mean "prog group load"?`, "prog group"},
 		{[]string{"group", "xyzzyx"}, `there is no command "xyzzyx"; there are load, show`, "prog group"},
+		{[]string{"Pull"}, `there is no command "Pull"; did you mean "prog group load"?`, "prog"},
+		{[]string{"group", "pull"}, `there is no command "pull"; did you mean "prog group load"?`, "prog group"},
 		{[]string{"group", "load"}, "say which", "prog group load"},
 		{[]string{"group", "load", "a", "b"}, `too many arguments: "b" is one more than expected`, "prog group load"},
 		{[]string{"group", "load", "--wiat"}, "there is no flag --wiat; did you mean --wait?", "prog group load"},

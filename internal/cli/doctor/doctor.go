@@ -72,8 +72,9 @@ type Env struct {
 func New(e Env) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "doctor",
-		Short: "Check this machine, each finding with its fix",
+		Use:        "doctor",
+		SuggestFor: []string{"check", "diagnose"},
+		Short:      "Check this machine, each finding with its fix",
 		Long: `Check what a node needs on this machine: memory, disk, the folder of its
 files, the llama.cpp libraries, models, and the port of its API. It changes
 nothing. The exit code is 1 when something does not work.`,

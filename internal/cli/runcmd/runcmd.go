@@ -61,8 +61,9 @@ type runOptions struct {
 func New(e Env) *cobra.Command {
 	var o runOptions
 	cmd := &cobra.Command{
-		Use:   "run [MODEL] [PROMPT]",
-		Short: "Chat with a model, or ask it one question",
+		Use:        "run [MODEL] [PROMPT]",
+		SuggestFor: []string{"chat", "ask", "generate", "prompt"},
+		Short:      "Chat with a model, or ask it one question",
 		Long: `Chat with a model. With a PROMPT, or text on standard input, the answer is
 printed and that is all; with both, the text follows the prompt.
 
@@ -83,7 +84,7 @@ adds the speed and the numbers of tokens. In a chat, /help shows the commands.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.system, "system", "", "system `TEXT` that says how the model is to answer")
-	f.StringVar(&o.think, "think", "", "ask a reasoning model to think before it answers, or with =`false` not to")
+	f.StringVar(&o.think, "think", "", "whether a reasoning model is to think before it answers; `BOOL` is true or false")
 	f.Lookup("think").NoOptDefVal = "true"
 	f.BoolVar(&o.hideThinking, "hide-thinking", false, "do not show what the model thinks")
 	for _, p := range talk.ParamTable() {

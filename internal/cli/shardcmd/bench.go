@@ -38,7 +38,8 @@ the speed of one prompt. The figures mean something only while the machine does
 nothing else. With --json there is one object a line.`,
 		Example: `  skein shard bench ./model.gguf --ranks 2
   skein shard bench ./model.gguf --stages 2 --streams 4`,
-		Args: exact(1, "say which model to time: skein shard bench MODEL"),
+		Args:              exact(1, "say which model to time: skein shard bench MODEL"),
+		ValidArgsFunction: e.Complete,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if o.Layout, err = f.read(cmd); err != nil {

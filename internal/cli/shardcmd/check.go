@@ -34,7 +34,8 @@ Exit code: 0 right, 1 wrong, 2 error, 3 refused, which means that this model is
 not known to be right when it is cut this way, and is placed whole.`,
 		Example: `  skein shard check skein-demo-4m-q8_0 --stages 2
   skein shard check ./model.gguf --ranks 2 --json`,
-		Args: exact(1, "say which model to check: skein shard check MODEL"),
+		Args:              exact(1, "say which model to check: skein shard check MODEL"),
+		ValidArgsFunction: e.Complete,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			o.Model = args[0]

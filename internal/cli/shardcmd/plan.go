@@ -56,7 +56,8 @@ measures them for this model, or else --bandwidth and --gflops. What is assumed
 is printed. Values with commas are for the machines in turn, one value is for all.`,
 		Example: `  skein shard plan ./model.gguf --memory 8GB,16GB
   skein shard plan ./model.gguf --memory 4GB,4GB --sharding tensor --link 10Gbit --latency 50us`,
-		Args: exact(1, "say which model to split: skein shard plan MODEL --memory 8GB,16GB"),
+		Args:              exact(1, "say which model to split: skein shard plan MODEL --memory 8GB,16GB"),
+		ValidArgsFunction: e.Complete,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			entry, err := e.Model(args[0])
 			if err != nil {

@@ -54,9 +54,11 @@ type Env struct {
 	JSON   func(v any) error                // prints a document
 
 	// Host logs warnings too, not only with -v, if warn is set.
-	Host      func(warn bool) (Host, error)
-	Model     func(ref string) (library.Entry, error)
-	Models    func() ([]library.Entry, error)
+	Host   func(warn bool) (Host, error)
+	Model  func(ref string) (library.Entry, error)
+	Models func() ([]library.Entry, error)
+	// Complete offers names of models to the shell. Optional.
+	Complete  cobra.CompletionFunc
 	EngineDir func(flag string) (string, error) // by flag, environment and file
 }
 
