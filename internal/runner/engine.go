@@ -10,13 +10,6 @@ import (
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
-// vocabulary is what the loop needs of a tokenizer.
-type vocabulary interface {
-	Vocabulary() int
-	IsEnd(token int32) bool
-	Piece(token int32, special bool) []byte
-}
-
 // openLibrary loads llama.cpp; the library's log goes to stderr, where the
 // node reads it.
 func openLibrary(spec wire.EngineSpec) (*llama.Library, wire.EngineInfo, error) {

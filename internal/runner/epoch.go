@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/skein-run/skein/internal/runner/link"
 	"github.com/skein-run/skein/internal/runner/llama"
@@ -196,24 +195,24 @@ func (r *process) lead(m *member, o shard.Options, ref uint64, mesh *link.Mesh) 
 	if err != nil {
 		return err
 	}
-	l := newLoop(head, r.model.model, r.conn, sched, time.Now)
+	l := r.newLoop(head, r.model.model, sched)
 	r.setLoop(l)
 	over := make(chan struct{})
 	var watch sync.WaitGroup
 	watch.Go(func() {
 		select {
 		case <-mesh.Broken():
-			l.post(message{lost: lostShard(mesh.Err())})
+			l.Lose(lostShard(mesh.Err()))
 		case <-over:
 		}
 	})
 	err = r.conn.SendJSON(wire.TypeResult, ref, struct{}{})
 	if err == nil {
-		err = l.run()
+		err = l.Run()
 	}
 	r.setLoop(nil)
 	close(over)
 	watch.Wait()
-	l.drain(err)
+	l.Drain(err)
 	return err
 }

@@ -15,21 +15,3 @@ func faultCode(err error) string {
 	}
 	return wire.CodeInternal
 }
-
-// drain refuses what was posted after run ended, on its goroutine. Nothing may
-// be posted any more.
-func (l *loop) drain(err error) {
-	l.mu.Lock()
-	mail := l.mail
-	l.mail = nil
-	l.mu.Unlock()
-	for _, m := range mail {
-		switch {
-		case m.start != nil:
-			l.done(wire.Done{ID: m.start.ID, Reason: wire.ReasonError, Code: faultCode(err), Error: err.Error(), PromptTokens: len(m.start.Prompt)})
-		case m.refuse != nil:
-			m.refuse(err)
-		}
-	}
-	l.out.flush()
-}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/skein-run/skein/internal/runner/loop"
 	"github.com/skein-run/skein/internal/runner/sample"
 	"github.com/skein-run/skein/internal/runner/schedule"
 	"github.com/skein-run/skein/internal/runner/wire"
@@ -38,10 +39,16 @@ func (f richBackend) Logits(i int) ([]float32, error) {
 type pipeline struct {
 	t     *testing.T
 	w     *whole
-	queue []flight
+	queue []started
 	full  [][]float32 // rows of the batch that was finished last
 	deep  int         // most batches in flight at once
 	asked int         // whole rows that were asked for afterwards
+}
+
+// started is a batch that is not finished.
+type started struct {
+	batch *schedule.Batch
+	needs []sample.Need
 }
 
 func (*pipeline) Stages() int { return 2 }
@@ -49,7 +56,7 @@ func (*pipeline) Depth() int  { return 3 }
 
 func (p *pipeline) Start(b *schedule.Batch, needs []sample.Need) error {
 	// The loop may change its slices when the batch is finished, not before.
-	p.queue = append(p.queue, flight{batch: b, needs: needs})
+	p.queue = append(p.queue, started{b, needs})
 	p.deep = max(p.deep, len(p.queue))
 	p.full = nil
 	return nil
@@ -89,7 +96,7 @@ func (p *pipeline) Row(i int) ([]float32, error) {
 	return p.full[i], nil
 }
 
-func startPipeline(t *testing.T, cfg schedule.Config, back library, vocab vocabulary) (*rig, *pipeline) {
+func startPipeline(t *testing.T, cfg schedule.Config, back library, vocab loop.Vocabulary) (*rig, *pipeline) {
 	t.Helper()
 	p := &pipeline{t: t, w: newWhole(back, cfg.CacheBytes)}
 	cfg.Stages, cfg.Depth = p.Stages(), p.Depth()
@@ -176,51 +183,11 @@ func TestPipelineRestoresAndCancels(t *testing.T) {
 	endless.IgnoreEnd = true
 	r.start(endless)
 	r.out.wait(t, "it runs", func() bool { return len(r.out.tokens[5]) > 3 })
-	r.post(message{cancel: 5})
+	r.Cancel(5)
 	if d := run(6, b); d.Reason != wire.ReasonLength || r.out.tokens[6][0].Token != 5 {
 		t.Errorf("in the slot of a cancelled one: %+v, %v", d, r.out.tokens[6])
 	}
 	if r.out.done[5].Reason != wire.ReasonCancelled {
 		t.Errorf("%+v", r.out.done[5])
-	}
-}
-
-// frames notes what is written, in order.
-type frames []frame
-
-func (f *frames) Send(kind wire.Type, ref uint64, body []byte) error {
-	*f = append(*f, frame{kind, ref, slices.Clone(body)})
-	return nil
-}
-
-// A batch's tokens are one frame, and none comes after the end of its generation.
-func TestEmitterKeepsTheOrder(t *testing.T) {
-	var out frames
-	e := emitter{out: &out}
-	for range 2 { // memory is used again
-		out = nil
-		e.token(&wire.Token{ID: 1, Token: 5})
-		e.token(&wire.Token{ID: 2, Token: 6})
-		e.done(wire.Done{ID: 1, Reason: wire.ReasonLength})
-		e.token(&wire.Token{ID: 3, Token: 7})
-		e.done(wire.Done{ID: 3, Reason: wire.ReasonStop})
-		if len(out) != 0 {
-			t.Fatal("written before the flush")
-		}
-		e.flush()
-		e.flush()
-		var got []string
-		for _, f := range out {
-			if f.kind == wire.TypeDone {
-				got = append(got, fmt.Sprint("done ", f.ref))
-				continue
-			}
-			if err := wire.DecodeTokens(f.body, func(tok wire.Token) { got = append(got, fmt.Sprint(tok.ID, ":", tok.Token)) }); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if d := cmp.Diff([]string{"1:5", "2:6", "done 1", "3:7", "done 3"}, got); d != "" || len(out) != 4 {
-			t.Errorf("%d frames:\n%s", len(out), d)
-		}
 	}
 }

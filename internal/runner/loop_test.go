@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/skein-run/skein/internal/runner/llama"
+	"github.com/skein-run/skein/internal/runner/loop"
 	"github.com/skein-run/skein/internal/runner/schedule"
 	"github.com/skein-run/skein/internal/runner/wire"
 )
@@ -144,7 +145,7 @@ func (o *outbox) wait(t *testing.T, what string, ok func() bool) {
 }
 
 type rig struct {
-	*loop
+	*loop.Loop
 	back  *fakeBackend
 	out   *outbox
 	ended chan error
@@ -157,18 +158,25 @@ func startLoop(t *testing.T, cfg schedule.Config, back *fakeBackend) *rig {
 	return r
 }
 
-func startLoopOn(t *testing.T, cfg schedule.Config, eng backend, vocab vocabulary) *rig {
+func testLoop(model loop.Backend, vocab loop.Vocabulary, out loop.Sender, sched *schedule.Scheduler) *loop.Loop {
+	return loop.New(loop.Options{
+		Model: model, Vocab: vocab, Out: out, Scheduler: sched, Now: time.Now, Code: faultCode,
+		Warn: func(line string) { logLine(logWarn, line) },
+	})
+}
+
+func startLoopOn(t *testing.T, cfg schedule.Config, eng loop.Backend, vocab loop.Vocabulary) *rig {
 	t.Helper()
 	sched, err := schedule.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	out := newOutbox()
-	r := &rig{loop: newLoop(eng, vocab, out, sched, time.Now), out: out, ended: make(chan error, 1)}
-	go func() { r.ended <- r.run() }()
+	r := &rig{Loop: testLoop(eng, vocab, out, sched), out: out, ended: make(chan error, 1)}
+	go func() { r.ended <- r.Run() }()
 	t.Cleanup(func() {
-		r.post(message{stop: true})
-		if err := <-r.ended; err != nil && !errors.Is(err, errStopped) {
+		r.Stop()
+		if err := <-r.ended; err != nil && !errors.Is(err, loop.ErrStopped) {
 			t.Error(err)
 		}
 		for _, f := range out.faults {
@@ -182,7 +190,7 @@ func small() schedule.Config {
 	return schedule.Config{Slots: 2, Context: 64, Chunk: 8, Pending: 1, Rewindable: true, CacheBytes: 1 << 16}
 }
 
-func (r *rig) start(req wire.GenerateRequest) { r.post(message{start: &req}) }
+func (r *rig) start(req wire.GenerateRequest) { r.Start(req) }
 
 func request(id uint64, prompt ...int32) wire.GenerateRequest {
 	return wire.GenerateRequest{ID: id, Prompt: prompt, Sampling: greedy()}
@@ -227,7 +235,7 @@ func TestLoopEndsWithItsReasons(t *testing.T) {
 	if tok := r.out.tokens[3][0]; !tok.HasLogprob || len(tok.Top) != 2 || tok.Top[0].Token != tok.Token || tok.Logprob != tok.Top[0].Logprob {
 		t.Errorf("logprobs %+v", tok)
 	}
-	if s := r.snapshot(); s.DecodedTokens == 0 || s.SlotsBusy > 1 {
+	if s := r.Stats(); s.DecodedTokens == 0 || s.SlotsBusy > 1 {
 		t.Errorf("stats %+v", s)
 	}
 }
@@ -272,7 +280,7 @@ func TestCancelTakesOneStep(t *testing.T) {
 	for range 3 {
 		<-steps
 	}
-	r.post(message{cancel: 1})
+	r.Cancel(1)
 	waiting := true
 	extra := 0
 	for waiting {
@@ -288,8 +296,8 @@ func TestCancelTakesOneStep(t *testing.T) {
 	if extra > 1 || r.out.done[1].Reason != wire.ReasonCancelled {
 		t.Errorf("%d more steps after the cancel, %+v", extra, r.out.done[1])
 	}
-	r.post(message{cancel: 77}) // of nothing: no answer, no harm
-	back2 := request(2, 30)     // its slot is free again
+	r.Cancel(77)            // of nothing: no answer, no harm
+	back2 := request(2, 30) // its slot is free again
 	r.start(back2)
 	go func() {
 		for range steps {
@@ -312,13 +320,13 @@ func TestFailedDecodeEndsAllGenerations(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := newOutbox()
-	l := newLoop(newWhole(back, sched.Config().CacheBytes), back, out, sched, time.Now)
+	l := testLoop(newWhole(back, sched.Config().CacheBytes), back, out, sched)
 	for id := range uint64(3) {
 		req := request(id+1, 1)
 		req.IgnoreEnd = true
-		l.post(message{start: &req})
+		l.Start(req)
 	}
-	err = l.run()
+	err = l.Run()
 	var de *llama.DecodeError
 	if !errors.As(err, &de) {
 		t.Fatalf("run ended with %v", err)
@@ -336,12 +344,12 @@ func TestSameIDTwiceIsAFault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newLoop(newWhole(back, 0), back, newOutbox(), sched, time.Now)
+	l := testLoop(newWhole(back, 0), back, newOutbox(), sched)
 	for range 2 {
 		req := request(1, 1)
-		l.post(message{start: &req})
+		l.Start(req)
 	}
-	if err := l.run(); err == nil || !strings.Contains(err.Error(), "twice") {
+	if err := l.Run(); err == nil || !strings.Contains(err.Error(), "twice") {
 		t.Errorf("run ended with %v", err)
 	}
 }

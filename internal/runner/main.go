@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/skein-run/skein/internal/runner/llama"
+	"github.com/skein-run/skein/internal/runner/loop"
 	"github.com/skein-run/skein/internal/runner/schedule"
 	"github.com/skein-run/skein/internal/runner/wire"
 )
@@ -69,24 +70,32 @@ type process struct {
 	put   *arrival // a snapshot whose bytes are coming; nil: none
 
 	mu   sync.Mutex // guards loop, and that nothing is posted to one that ended
-	loop *loop      // nil: nothing can be generated now
+	loop *loop.Loop // nil: nothing can be generated now
 }
 
-func (r *process) setLoop(l *loop) {
+func (r *process) setLoop(l *loop.Loop) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.loop = l
 }
 
-// post gives a message to the loop that runs; ok false: there is none.
-func (r *process) post(m message) (ok bool) {
+// withLoop tells the loop that runs something; false: there is none.
+func (r *process) withLoop(tell func(*loop.Loop)) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.loop == nil {
 		return false
 	}
-	r.loop.post(m)
+	tell(r.loop)
 	return true
+}
+
+// newLoop makes the loop of a model that is loaded.
+func (r *process) newLoop(model loop.Backend, vocab loop.Vocabulary, sched *schedule.Scheduler) *loop.Loop {
+	return loop.New(loop.Options{
+		Model: model, Vocab: vocab, Out: r.conn, Scheduler: sched, Now: time.Now, Code: faultCode,
+		Warn: func(line string) { logLine(logWarn, line) },
+	})
 }
 
 // run answers frames until the node closes or the loop fails.
@@ -154,13 +163,13 @@ func (r *process) handle(f wire.Frame, failed chan<- error) (stop bool, err erro
 		if err := f.Decode(&req); err != nil {
 			return false, err
 		}
-		if !r.post(message{start: &req}) {
+		if !r.withLoop(func(l *loop.Loop) { l.Start(req) }) {
 			code, why := r.noLoop()
 			return false, r.conn.SendJSON(wire.TypeDone, req.ID, wire.Done{ID: req.ID, Reason: wire.ReasonError, Code: code, Error: why})
 		}
 		return false, nil
 	case wire.TypeCancel:
-		r.post(message{cancel: f.Ref}) // without a loop there is nothing to cancel
+		r.withLoop(func(l *loop.Loop) { l.Cancel(f.Ref) }) // without a loop there is nothing to cancel
 		return false, nil
 	case wire.TypeStats:
 		return false, r.conn.SendJSON(wire.TypeResult, f.Ref, r.stats())
@@ -203,7 +212,7 @@ func (r *process) stats() wire.Stats {
 	if l == nil {
 		return wire.Stats{GoroutinesCount: runtime.NumGoroutine()}
 	}
-	return l.snapshot()
+	return l.Stats()
 }
 
 // beat is the state of what computes.
@@ -213,7 +222,7 @@ func (r *process) beat() wire.Beat {
 	r.mu.Unlock()
 	switch {
 	case l != nil:
-		return wire.Beat{Steps: l.steps.Load(), Busy: l.busy.Load()}
+		return l.Beat()
 	case r.model.member != nil:
 		return wire.Beat{Steps: r.model.member.steps.Load(), Busy: r.model.member.busy.Load()}
 	}
@@ -288,11 +297,11 @@ func (r *process) load(f wire.Frame, failed chan<- error) error {
 			ready <- err
 			return
 		}
-		l := newLoop(eng, m.model, r.conn, sched, time.Now)
+		l := r.newLoop(eng, m.model, sched)
 		r.setLoop(l)
 		ready <- nil
 		r.beats(r.beat)
-		failed <- l.run()
+		failed <- l.Run()
 	}()
 	begin := time.Now()
 	if err := <-ready; err != nil {

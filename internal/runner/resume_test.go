@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/skein-run/skein/internal/gguf/gguftest"
+	"github.com/skein-run/skein/internal/runner/sample"
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
@@ -41,7 +42,7 @@ func TestResumedOnF32(t *testing.T) {
 				for k := range got[i] {
 					worst = max(worst, math.Abs(float64(got[i][k]-want[i][k])))
 				}
-				if g, w := best(got[i]), best(want[i]); g != w {
+				if g, w := sample.Argmax(got[i]), sample.Argmax(want[i]); g != w {
 					t.Errorf("%s: resumed at %d, token %d is %d, undisturbed %d", name, resumed, resumed+i, g, w)
 				}
 			}

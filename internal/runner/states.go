@@ -10,6 +10,7 @@ import (
 	"io"
 
 	"github.com/skein-run/skein/internal/gguf/slice"
+	"github.com/skein-run/skein/internal/runner/loop"
 	"github.com/skein-run/skein/internal/runner/schedule"
 	"github.com/skein-run/skein/internal/runner/wire"
 )
@@ -60,26 +61,19 @@ func (r *process) shardName() (string, error) {
 // snapshots lists what the cache keeps; what is in the slots is put there first.
 func (r *process) snapshots(f wire.Frame) {
 	refuse := r.refusal(f.Ref)
-	r.alone(refuse, func(l *loop) error {
-		if b := l.sched.KeepAll(); b != nil {
-			if err := l.eng.Start(b, nil); err != nil {
-				refuse(faultCode(err), err)
-				return err
-			}
-			out, _, err := l.eng.Finish()
-			if err != nil {
-				refuse(faultCode(err), err)
-				return err
-			}
-			l.sched.Finished(out, nil)
+	r.alone(refuse, func(l *loop.Loop) error {
+		kept, err := l.Kept()
+		if err != nil {
+			refuse(faultCode(err), err)
+			return err
 		}
 		model, err := r.weights()
 		if err != nil {
 			refuse(wire.CodeModel, err)
 			return nil
 		}
-		s := wire.Snapshots{Model: model, Chunk: l.sched.Config().Chunk}
-		for _, k := range l.sched.Kept() {
+		s := wire.Snapshots{Model: model, Chunk: l.Chunk()}
+		for _, k := range kept {
 			s.Entries = append(s.Entries, wire.Snapshot(k))
 		}
 		return r.conn.SendJSON(wire.TypeResult, f.Ref, s)
@@ -93,9 +87,9 @@ func (r *process) adopt(f wire.Frame) error {
 		return err
 	}
 	refuse := r.refusal(f.Ref)
-	r.alone(refuse, func(l *loop) error {
+	r.alone(refuse, func(l *loop.Loop) error {
 		model, err := r.weights()
-		switch chunk := l.sched.Config().Chunk; {
+		switch chunk := l.Chunk(); {
 		case err != nil:
 		case model != req.Model:
 			err = errors.New("adopt snapshots: they are of another model")
@@ -105,13 +99,8 @@ func (r *process) adopt(f wire.Frame) error {
 			kept := make([]schedule.Kept, len(req.Entries))
 			for i, e := range req.Entries {
 				kept[i] = schedule.Kept(e)
-				if bad := validate(wire.GenerateRequest{Prompt: e.Tokens}, l.vocab.Vocabulary()); bad != nil && err == nil {
-					err = fmt.Errorf("adopt snapshot %d: %w", e.ID, bad)
-				}
 			}
-			if err == nil {
-				err = l.sched.Adopt(kept)
-			}
+			err = l.Adopt(kept)
 		}
 		if err != nil {
 			refuse(wire.CodeInvalid, err)

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"github.com/skein-run/skein/internal/runner/sample"
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
@@ -220,23 +221,12 @@ func compare(want, got [][]float32, margin float64) (difference, error) {
 			d.size += float64(w) * float64(w)
 			d.largest = max(d.largest, math.Abs(diff))
 		}
-		a, b := best(row), best(got[i])
+		a, b := sample.Argmax(row), sample.Argmax(got[i])
 		if a != b && !(float64(row[a])-float64(row[b]) <= margin) {
 			d.flips++
 		}
 	}
 	return d, nil
-}
-
-// best is the greedy token: the first of the largest.
-func best(row []float32) int {
-	at := 0
-	for i, v := range row {
-		if v > row[at] {
-			at = i
-		}
-	}
-	return at
 }
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/skein-run/skein/internal/runner/sample"
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
@@ -38,7 +39,7 @@ func (m *model) Eval(_ context.Context, req wire.EvalRequest, each func(int32, [
 			row[1] += m.noise
 		}
 		if m.swap {
-			a := best(row)
+			a := sample.Argmax(row)
 			row[a], row[(a+1)%8] = row[(a+1)%8], row[a]
 		}
 		for j := range row {
@@ -51,7 +52,7 @@ func (m *model) Eval(_ context.Context, req wire.EvalRequest, each func(int32, [
 		}
 		each(tokens[i], row)
 		if i == len(tokens)-1 {
-			tokens = append(tokens, int32(best(row)))
+			tokens = append(tokens, sample.Argmax(row))
 		}
 	}
 	return nil

@@ -79,7 +79,7 @@ func topK(c []candidate, logits []float32, k int) []candidate {
 	for ; i < len(logits) && len(c) < k; i++ {
 		take(i)
 	}
-	// Blocks of eight, as in argmax.
+	// Blocks of eight, as in Argmax.
 	for ; i+8 <= len(logits); i += 8 {
 		b := logits[i : i+8 : i+8]
 		m := max(max(max(b[0], b[1]), max(b[2], b[3])), max(max(b[4], b[5]), max(b[6], b[7])))
@@ -96,9 +96,9 @@ func topK(c []candidate, logits []float32, k int) []candidate {
 	return c
 }
 
-// argmax gives the index of the largest value, the lowest one on a tie. NaN
+// Argmax gives the index of the largest value, the lowest one on a tie. NaN
 // never wins.
-func argmax(x []float32) int32 {
+func Argmax(x []float32) int32 {
 	best, at := float32(math.Inf(-1)), 0
 	// Blocks of eight: one comparison rejects most of the vocabulary.
 	i := 0

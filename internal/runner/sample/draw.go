@@ -202,7 +202,7 @@ func (s *Sampler) drawRest(row []float32, last candidate, z, u float64) int32 {
 			return int32(i)
 		}
 	}
-	return argmax(row)
+	return Argmax(row)
 }
 
 // typical keeps the tokens whose surprise is nearest to the distribution's

@@ -49,7 +49,7 @@ func Extract(n Need, first int32, part []float32) Part {
 	var p Part
 	at, best := int32(0), float32(math.NaN())
 	if len(part) > 0 {
-		at = argmax(part)
+		at = Argmax(part)
 		best = part[at]
 	}
 	switch {

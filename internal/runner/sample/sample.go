@@ -144,7 +144,7 @@ func (s *Sampler) Sample(logits []float32) int32 {
 			}
 		})
 	}
-	best := argmax(row)
+	best := Argmax(row)
 	if s.p.Temperature <= 0 || !counts(row[best]) {
 		return best // greedy, or nothing to normalize: all -inf, or a +inf bias that decides alone
 	}

@@ -45,7 +45,7 @@ func TestArgmaxEqualsTheObvious(t *testing.T) {
 				want = i
 			}
 		}
-		if got := argmax(x); int(got) != want {
+		if got := Argmax(x); int(got) != want {
 			rt.Fatalf("%d, want %d", got, want)
 		}
 	})

@@ -1,4 +1,4 @@
-package runner
+package loop
 
 import (
 	"runtime"
@@ -26,7 +26,8 @@ func (m *statsMirror) update(s *schedule.Scheduler) {
 	m.last.SlotsBusy, m.last.Pending, m.last.CacheEntries, m.last.CacheBytes = busy, s.Pending(), entries, bytes
 }
 
-func (l *loop) snapshot() wire.Stats {
+// Stats counts what was done.
+func (l *Loop) Stats() wire.Stats {
 	l.stats.mu.Lock()
 	s := l.stats.last
 	l.stats.mu.Unlock()
@@ -35,3 +36,6 @@ func (l *loop) snapshot() wire.Stats {
 	s.GoroutinesCount = runtime.NumGoroutine()
 	return s
 }
+
+// Beat is the sign of life: steps so far, and whether there is work.
+func (l *Loop) Beat() wire.Beat { return wire.Beat{Steps: l.steps.Load(), Busy: l.busy.Load()} }

@@ -1,4 +1,13 @@
-package runner
+// Package loop is the step loop of a runner: it has the scheduler plan batches, the
+// model compute them, draws the tokens, and sends what came of it. What a model is
+// (one whole in this process, or a group of shards) a Backend hides.
+//
+// One goroutine runs it, locked to its thread where the Backend wants that; Start,
+// Cancel, Stop, Lose, Alone, Stats and Beat may be called from any. What do of Alone
+// is given is for its time alone.
+//
+// It must not import the library's binding or links: tests run it on made-up models.
+package loop
 
 import (
 	"errors"
@@ -14,14 +23,15 @@ import (
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
-// loop is the step loop. run is its goroutine and owns everything that is not
-// marked otherwise; submit, cancel and stats may be called from any goroutine.
-type loop struct {
-	eng   backend
-	vocab vocabulary
+// Loop is the step loop. Run is its goroutine and owns everything that is not
+// marked otherwise.
+type Loop struct {
+	eng   Backend
+	vocab Vocabulary
 	out   emitter
 	sched *schedule.Scheduler
 	now   func() time.Time
+	code  func(error) string
 
 	gens    map[uint64]*gen
 	byJob   map[*schedule.Job]*gen
@@ -66,21 +76,63 @@ type message struct {
 	start  *wire.GenerateRequest
 	cancel uint64
 	stop   bool
-	lost   error        // ends run: a shard of the model is gone
-	call   func() error // runs on the loop's goroutine; an error ends run
-	refuse func(error)  // instead of call, if run ended before
+	lost   error        // ends Run: a shard of the model is gone
+	call   func() error // runs on the loop's goroutine; an error ends Run
+	refuse func(error)  // instead of call, if Run ended before
 	at     time.Time
 }
 
-func newLoop(eng backend, vocab vocabulary, out sender, sched *schedule.Scheduler, now func() time.Time) *loop {
-	return &loop{
-		eng: eng, vocab: vocab, out: emitter{out: out}, sched: sched, now: now,
+// Options make a Loop.
+type Options struct {
+	Model     Backend
+	Vocab     Vocabulary
+	Out       Sender // of wire.TypeStep, TypeDone and TypePrompt
+	Scheduler *schedule.Scheduler
+	Now       func() time.Time
+	Warn      func(string)           // for the log
+	Code      func(err error) string // of generations that an error of Run ends
+}
+
+// New makes a Loop; Run runs it.
+func New(o Options) *Loop {
+	return &Loop{
+		eng: o.Model, vocab: o.Vocab, out: emitter{out: o.Out, warn: o.Warn}, sched: o.Scheduler, now: o.Now, code: o.Code,
 		gens: map[uint64]*gen{}, byJob: map[*schedule.Job]*gen{}, pieces: map[int32][]byte{},
 		wake: make(chan struct{}, 1),
 	}
 }
 
-func (l *loop) post(m message) {
+// Start begins a generation. Its tokens and its end are sent, a refusal too.
+func (l *Loop) Start(req wire.GenerateRequest) { l.post(message{start: &req}) }
+
+// Cancel ends a generation; of none it does nothing.
+func (l *Loop) Cancel(id uint64) { l.post(message{cancel: id}) }
+
+// Stop ends Run with ErrStopped.
+func (l *Loop) Stop() { l.post(message{stop: true}) }
+
+// Lose ends Run with err: a part of the model is gone.
+func (l *Loop) Lose(err error) { l.post(message{lost: err}) }
+
+// ErrBusy refuses what needs the model for itself.
+var ErrBusy = errors.New("generations run; try again when none does")
+
+// Alone has do carried out on the loop's goroutine while nothing is generated, or
+// refuses it. An error of do ends Run.
+func (l *Loop) Alone(do func(*Loop) error, refuse func(code string, err error)) {
+	l.post(message{
+		call: func() error {
+			if len(l.gens) > 0 || len(l.flights) > 0 {
+				refuse(wire.CodeBusy, ErrBusy)
+				return nil
+			}
+			return do(l)
+		},
+		refuse: func(err error) { refuse(l.code(err), err) },
+	})
+}
+
+func (l *Loop) post(m message) {
 	m.at = l.now()
 	l.mu.Lock()
 	l.mail = append(l.mail, m)
@@ -91,12 +143,12 @@ func (l *loop) post(m message) {
 	}
 }
 
-// errStopped ends run after a stop message.
-var errStopped = errors.New("stopped")
+// ErrStopped ends Run after Stop.
+var ErrStopped = errors.New("stopped")
 
-// run steps until a stop message or a fault that leaves the library's state
+// Run steps until Stop or a fault that leaves the library's state
 // unknown. It must be called on a goroutine locked to its thread.
-func (l *loop) run() error {
+func (l *Loop) Run() error {
 	defer l.out.flush()
 	for {
 		err := l.readMail()
@@ -123,7 +175,7 @@ func (l *loop) run() error {
 	}
 }
 
-func (l *loop) readMail() error {
+func (l *Loop) readMail() error {
 	l.mu.Lock()
 	mail := l.mail
 	l.mail = nil
@@ -131,7 +183,7 @@ func (l *loop) readMail() error {
 	for _, m := range mail {
 		switch {
 		case m.stop:
-			return errStopped
+			return ErrStopped
 		case m.lost != nil:
 			return m.lost
 		case m.call != nil:
@@ -152,7 +204,7 @@ func (l *loop) readMail() error {
 	return nil
 }
 
-func (l *loop) start(req wire.GenerateRequest, at time.Time) {
+func (l *Loop) start(req wire.GenerateRequest, at time.Time) {
 	refuse := func(code string, err error) {
 		l.done(wire.Done{ID: req.ID, Reason: wire.ReasonError, Code: code, Error: err.Error(), PromptTokens: len(req.Prompt)})
 	}
@@ -193,7 +245,7 @@ func validate(req wire.GenerateRequest, vocabulary int) error {
 }
 
 // fill starts batches while there is something to start.
-func (l *loop) fill() error {
+func (l *Loop) fill() error {
 	for {
 		b := l.sched.Next()
 		for _, j := range l.sched.Admitted() {
@@ -212,7 +264,7 @@ func (l *loop) fill() error {
 }
 
 // describe notes whose items b has, and what their draws need.
-func (l *loop) describe(b *schedule.Batch) *flight {
+func (l *Loop) describe(b *schedule.Batch) *flight {
 	f := &flight{}
 	if n := len(l.spare); n > 0 {
 		f, l.spare = l.spare[n-1], l.spare[:n-1]
@@ -235,7 +287,7 @@ func (l *loop) describe(b *schedule.Batch) *flight {
 }
 
 // land finishes the oldest batch. An error means that the state is unknown.
-func (l *loop) land() error {
+func (l *Loop) land() error {
 	f := l.flights[0]
 	l.flights = slices.Delete(l.flights, 0, 1)
 	l.spare = append(l.spare, f)
@@ -262,7 +314,7 @@ func (l *loop) land() error {
 }
 
 // draw samples the next tokens into l.picked.
-func (l *loop) draw(gens []*gen, rows []sample.Row) error {
+func (l *Loop) draw(gens []*gen, rows []sample.Row) error {
 	l.picked = slices.Grow(l.picked[:0], len(rows))[:len(rows)]
 	l.known = slices.Grow(l.known[:0], len(rows))[:len(rows)]
 	parallel(len(rows), func(i int) {
@@ -313,7 +365,7 @@ func parallel(n int, f func(int)) {
 
 // settle hands out the sampled tokens and ends the generations that they
 // complete.
-func (l *loop) settle(gens []*gen, rows []sample.Row) error {
+func (l *Loop) settle(gens []*gen, rows []sample.Row) error {
 	now := l.now()
 	for i, g := range gens {
 		if g.ended {
@@ -345,7 +397,7 @@ func (l *loop) settle(gens []*gen, rows []sample.Row) error {
 }
 
 // logprobs adds the log-probabilities of output i.
-func (l *loop) logprobs(tok *wire.Token, row *sample.Row, i, n int) error {
+func (l *Loop) logprobs(tok *wire.Token, row *sample.Row, i, n int) error {
 	own, top, ok := sample.Logprobs(row, tok.Token, n)
 	if !ok {
 		full, err := l.eng.Row(i)
@@ -361,7 +413,7 @@ func (l *loop) logprobs(tok *wire.Token, row *sample.Row, i, n int) error {
 	return nil
 }
 
-func (l *loop) piece(t int32) []byte {
+func (l *Loop) piece(t int32) []byte {
 	p, ok := l.pieces[t]
 	if !ok {
 		p = l.vocab.Piece(t, false)
@@ -370,7 +422,7 @@ func (l *loop) piece(t int32) []byte {
 	return p
 }
 
-func (l *loop) finish(g *gen, d wire.Done) {
+func (l *Loop) finish(g *gen, d wire.Done) {
 	g.ended = true
 	l.sched.Remove(g.job)
 	delete(l.gens, g.req.ID)
@@ -391,10 +443,28 @@ func (l *loop) finish(g *gen, d wire.Done) {
 	l.done(d)
 }
 
-func (l *loop) done(d wire.Done) { l.out.done(d) }
+func (l *Loop) done(d wire.Done) { l.out.done(d) }
 
-func (l *loop) failAll(err error) {
+func (l *Loop) failAll(err error) {
 	for _, g := range l.gens {
-		l.finish(g, wire.Done{Reason: wire.ReasonError, Code: faultCode(err), Error: err.Error()})
+		l.finish(g, wire.Done{Reason: wire.ReasonError, Code: l.code(err), Error: err.Error()})
 	}
+}
+
+// Drain refuses what was posted after Run ended, on its goroutine. Nothing may
+// be posted any more.
+func (l *Loop) Drain(err error) {
+	l.mu.Lock()
+	mail := l.mail
+	l.mail = nil
+	l.mu.Unlock()
+	for _, m := range mail {
+		switch {
+		case m.start != nil:
+			l.done(wire.Done{ID: m.start.ID, Reason: wire.ReasonError, Code: l.code(err), Error: err.Error(), PromptTokens: len(m.start.Prompt)})
+		case m.refuse != nil:
+			m.refuse(err)
+		}
+	}
+	l.out.flush()
 }

@@ -1,14 +1,14 @@
-package runner
+package loop
 
 import (
 	"github.com/skein-run/skein/internal/runner/sample"
 	"github.com/skein-run/skein/internal/runner/schedule"
 )
 
-// backend is what the loop needs of a model: batches are started one after
-// another and finished in the same order. A whole model (whole) has one in
+// Backend is what the loop needs of a model: batches are started one after
+// another and finished in the same order. A whole model has one in
 // flight, a group of shards several. All calls come from the loop's goroutine.
-type backend interface {
+type Backend interface {
 	// Stages is how many batches compute at the same time: decode streams are
 	// divided into so many groups. 1 for a whole model and for tensor ranks.
 	Stages() int
@@ -28,4 +28,11 @@ type backend interface {
 	// where a draw needs more than was thought. It is called before the next
 	// Finish; there may have been a Start if Depth is above 1.
 	Row(i int) ([]float32, error)
+}
+
+// Vocabulary is what the loop needs of a tokenizer.
+type Vocabulary interface {
+	Vocabulary() int
+	IsEnd(token int32) bool
+	Piece(token int32, special bool) []byte
 }

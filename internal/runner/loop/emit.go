@@ -1,4 +1,4 @@
-package runner
+package loop
 
 import (
 	"encoding/json"
@@ -7,8 +7,8 @@ import (
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
-// sender is the part of wire.Conn that the loop writes to.
-type sender interface {
+// Sender is the part of wire.Conn that the loop writes to.
+type Sender interface {
 	Send(t wire.Type, ref uint64, body []byte) error
 }
 
@@ -21,7 +21,8 @@ type sender interface {
 // the threads that it wakes push a compute thread aside, for which the other
 // one then waits.
 type emitter struct {
-	out   sender
+	out   Sender
+	warn  func(string)
 	queue []frame
 	used  int // of queue; the rest keeps its memory for later
 }
@@ -46,7 +47,7 @@ func (e *emitter) token(t *wire.Token) {
 func (e *emitter) done(d wire.Done) {
 	b, err := json.Marshal(d)
 	if err != nil {
-		logLine(logError, fmt.Sprintf("tell the end of generation %d: %v", d.ID, err))
+		e.warn(fmt.Sprintf("tell the end of generation %d: %v", d.ID, err))
 		return
 	}
 	f := e.next(wire.TypeDone, d.ID)
@@ -57,7 +58,7 @@ func (e *emitter) done(d wire.Done) {
 func (e *emitter) prompt(id uint64, p wire.Prompt) {
 	b, err := json.Marshal(p)
 	if err != nil {
-		logLine(logError, fmt.Sprintf("tell the progress of generation %d: %v", id, err))
+		e.warn(fmt.Sprintf("tell the progress of generation %d: %v", id, err))
 		return
 	}
 	f := e.next(wire.TypePrompt, id)
@@ -80,7 +81,7 @@ func (e *emitter) flush() {
 	for i := range e.queue[:e.used] {
 		f := &e.queue[i]
 		if err := e.out.Send(f.kind, f.ref, f.body); err != nil {
-			logLine(logWarn, err.Error())
+			e.warn(err.Error())
 		}
 	}
 	e.used = 0
