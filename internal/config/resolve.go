@@ -27,6 +27,7 @@ type Serve struct {
 	ShardTLSCert   string   // PEM files for those machines
 	ShardTLSKey    string
 	ShardTLSCA     string
+	ShardHalf      bool // activations travel between shards as f16
 	APIHost        string
 	APIPort        int // 0: any free one
 	APIKeys        []string
@@ -269,6 +270,7 @@ func (r resolver) serve() Serve {
 		ShardTLSCert:   r.text("shard-tls-cert"),
 		ShardTLSKey:    r.text("shard-tls-key"),
 		ShardTLSCA:     r.text("shard-tls-ca"),
+		ShardHalf:      r.text("shard-activations") == "f16",
 		APIHost:        r.text("api-host"),
 		APIPort:        r.number("api-port"),
 		APIKeys:        r.list("api-key"),

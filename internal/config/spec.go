@@ -63,6 +63,7 @@ func Table() []Option {
 		{Name: "shard-tls-cert", Argument: "FILE", Help: "certificate to show to the machines of --on; PEM `FILE`"},
 		{Name: "shard-tls-key", Argument: "FILE", Help: "its key; PEM `FILE`"},
 		{Name: "shard-tls-ca", Argument: "FILE", Help: "authority of the certificates of the machines of --on; PEM `FILE`"},
+		{Name: "shard-activations", Kind: Choice, Default: "f32", Choices: []string{"f32", "f16"}, Help: "how activations travel between the shards of --local-shards: f32, or f16 in half the bytes, which is not exact"},
 		{Name: "api-host", Default: "127.0.0.1", Argument: "ADDRESS", Help: "address to listen on"},
 		{Name: "api-port", Kind: Int, Default: "52415", Min: 0, Max: 65535, Help: "port to listen on; 0: any free one"},
 		{Name: "api-key", Repeatable: true, Secret: true, Argument: "KEY", Help: "key that clients must send, may do everything; repeatable; one is needed on any address but loopback"},

@@ -61,12 +61,25 @@ func TestRefusedIsServedWhole(t *testing.T) {
 	}
 }
 
+// Activations as f16 are no secret to who asks.
+func TestHalfPrecisionIsToldOf(t *testing.T) {
+	n := start(t, options(t, func(c *config.Serve) { c.LocalShards, c.ShardHalf = "2x1", true }))
+	var got answer
+	if code := call(t, "POST", n.URL()+"/v1/chat/completions", capital, &got); code != 200 || !strings.Contains(got.Choices[0].Message.Content, "Paris") {
+		t.Errorf("%d, %+v", code, got)
+	}
+	if m := n.worker.Models(); len(m) != 1 || !strings.Contains(m[0].Warning, "not exact") {
+		t.Errorf("models %+v", m)
+	}
+}
+
 func TestShardSettings(t *testing.T) {
 	for want, change := range map[string]func(*config.Serve){
-		"STAGESxRANKS":       func(c *config.Serve) { c.LocalShards = "two" },
-		"say --local-shards": func(c *config.Serve) { c.On = "10.0.0.1:7700" },
-		"HOST:PORT":          func(c *config.Serve) { c.LocalShards, c.On = "2x1", "nowhere" },
-		"belong together":    func(c *config.Serve) { c.LocalShards, c.ShardTLSKey = "2x1", "key.pem" },
+		"STAGESxRANKS":            func(c *config.Serve) { c.LocalShards = "two" },
+		"say --local-shards":      func(c *config.Serve) { c.On = "10.0.0.1:7700" },
+		"--shard-activations and": func(c *config.Serve) { c.ShardHalf = true },
+		"HOST:PORT":               func(c *config.Serve) { c.LocalShards, c.On = "2x1", "nowhere" },
+		"belong together":         func(c *config.Serve) { c.LocalShards, c.ShardTLSKey = "2x1", "key.pem" },
 	} {
 		if _, err := New(options(t, change)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)

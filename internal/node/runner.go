@@ -74,12 +74,12 @@ func (r *refused) Warning() string { return r.why }
 // whole.
 func shardLayout(c config.Serve) (*measure.Layout, error) {
 	if c.LocalShards == "" {
-		if c.On != "" || c.ShardTLSCert != "" || c.ShardTLSKey != "" || c.ShardTLSCA != "" {
-			return nil, errors.New("--on and --shard-tls-... are for shards; say --local-shards PxT too")
+		if c.On != "" || c.ShardTLSCert != "" || c.ShardTLSKey != "" || c.ShardTLSCA != "" || c.ShardHalf {
+			return nil, errors.New("--on, --shard-activations and --shard-tls-... are for shards; say --local-shards PxT too")
 		}
 		return nil, nil
 	}
-	l := measure.Layout{Pin: true, Balance: measure.BalanceDecode, Threads: c.Threads, Certificate: c.ShardTLSCert, Key: c.ShardTLSKey, CA: c.ShardTLSCA}
+	l := measure.Layout{Pin: true, Balance: measure.BalanceDecode, Threads: c.Threads, HalfPrecision: c.ShardHalf, Certificate: c.ShardTLSCert, Key: c.ShardTLSKey, CA: c.ShardTLSCA}
 	var err error
 	if l.Stages, l.Ranks, err = shards.ParseLayout(c.LocalShards); err != nil {
 		return nil, fmt.Errorf("--local-shards: %w", err)

@@ -37,11 +37,27 @@ type Layout struct {
 	Balance Balance  // of the stages; "": even
 	Threads int      // of each shard; 0: chosen from the machine
 	On      []string // host:port of machines that run `skein shard serve`, for the shards in turn; empty: this machine
-	TLS     bool     // links of local shards are encrypted, with certificates made for it
-	Pin     bool     // each local shard gets cores of its own, when there are enough
+	// HalfPrecision sends activations as f16: half the bytes, and not exact.
+	HalfPrecision bool
+	TLS           bool // links of local shards are encrypted, with certificates made for it
+	Pin           bool // each local shard gets cores of its own, when there are enough
 	Certificate,
 	Key, CA string // PEM files for the machines of On; "": without TLS
 }
+
+// Activations names how they travel: f32 or f16.
+func (l Layout) Activations() string {
+	if l.HalfPrecision {
+		return ActivationsHalf
+	}
+	return ActivationsExact
+}
+
+// Formats in which activations travel between shards.
+const (
+	ActivationsExact = "f32"
+	ActivationsHalf  = "f16" // not exact
+)
 
 // Shards is the number of processes.
 func (l Layout) Shards() int { return max(1, l.Stages) * max(1, l.Ranks) }

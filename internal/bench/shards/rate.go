@@ -65,7 +65,8 @@ type Figure struct {
 	Streams         int       `json:"streams"`
 	PromptTokens    int       `json:"prompt_tokens"`
 	TLS             bool      `json:"tls"`
-	Baseline        string    `json:"baseline"` // whole-1-thread | whole-2-threads | plain: shards without TLS
+	Activations     string    `json:"activations"` // as they travel: f32 | f16 (not exact)
+	Baseline        string    `json:"baseline"`    // whole-1-thread | whole-2-threads | plain: shards without TLS
 	BaselineStreams int       `json:"baseline_streams"`
 	Sharded         float64   `json:"sharded"` // median
 	Whole           float64   `json:"whole"`   // median
@@ -114,7 +115,7 @@ func Bench(ctx context.Context, sharded Model, baselines []Baseline, o BenchOpti
 	for i, b := range baselines {
 		for _, kind := range []string{Decode, Prefill} {
 			f := Figure{
-				Model: o.Model, Figure: kind, Stages: o.Layout.Stages, Ranks: o.Layout.Ranks, TLS: o.Layout.TLS,
+				Model: o.Model, Figure: kind, Stages: o.Layout.Stages, Ranks: o.Layout.Ranks, TLS: o.Layout.TLS, Activations: o.Layout.Activations(),
 				Streams: o.Streams, PromptTokens: o.PromptTokens, Baseline: b.Name, BaselineStreams: b.Streams, Unit: "tok/s",
 			}
 			f.ShardedEach, f.WholeEach = decode[0], decode[i+1]

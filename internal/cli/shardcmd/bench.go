@@ -99,6 +99,9 @@ func (e Env) printLines(figures []shards.Figure) error {
 }
 
 func (e Env) printFigures(figures []shards.Figure) error {
+	if len(figures) > 0 && figures[0].Activations == shards.ActivationsHalf {
+		e.Note("activations travel as f16: what is computed is not exact")
+	}
 	rows := [][]string{{"FIGURE", "STREAMS", "BASELINE", "SHARDED", "WHOLE", "RATIO", "SPREAD", "UNIT"}}
 	for _, f := range figures {
 		number := func(v float64) string { return strconv.FormatFloat(v, 'f', 2, 64) }

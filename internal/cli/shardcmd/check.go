@@ -60,7 +60,7 @@ not known to be right when it is cut this way, and is placed whole.`,
 			} else {
 				report.Reason = err.Error()
 			}
-			return e.printCheck(report, asJSON)
+			return e.printCheck(report, o.Layout, asJSON)
 		},
 	}
 	f.add(cmd, shards.BalanceEven)
@@ -72,7 +72,7 @@ not known to be right when it is cut this way, and is placed whole.`,
 	return cmd
 }
 
-func (e Env) printCheck(r shards.Report, asJSON bool) error {
+func (e Env) printCheck(r shards.Report, l shards.Layout, asJSON bool) error {
 	code := map[string]int{shards.Right: 0, shards.Wrong: CodeWrong, shards.Refused: CodeRefused}
 	exit, known := code[r.Verdict]
 	if !known {
@@ -86,10 +86,11 @@ func (e Env) printCheck(r shards.Report, asJSON bool) error {
 	case exit == CodeError:
 		return &command.ExitError{Code: CodeError, Err: errors.New(r.Reason)}
 	default:
-		rows := [][]string{
-			{"model", r.Model + " (" + r.Architecture + ")"},
-			{"shards", fmt.Sprintf("%d stages of %d ranks", r.Stages, r.Ranks)},
+		cut := fmt.Sprintf("%d stages of %d ranks", r.Stages, r.Ranks)
+		if l.HalfPrecision {
+			cut += ", activations as f16 (not exact)"
 		}
+		rows := [][]string{{"model", r.Model + " (" + r.Architecture + ")"}, {"shards", cut}}
 		if r.NMSE != nil {
 			rows = append(rows, []string{"NMSE of the logits", figure(r.NMSE)}, []string{"the library's own", figure(r.Noise)},
 				[]string{"greedy tokens", fmt.Sprintf("%d compared, %d differ outside that noise", r.TokensCompared, r.TokensDiffer)})

@@ -69,9 +69,10 @@ func New(e Env) []*cobra.Command {
 
 // layoutFlags are those of every command that splits a model.
 type layoutFlags struct {
-	layout    shards.Layout
-	on        string
-	engineDir string
+	layout      shards.Layout
+	on          string
+	activations string
+	engineDir   string
 }
 
 func (f *layoutFlags) add(cmd *cobra.Command, balance shards.Balance) {
@@ -80,6 +81,7 @@ func (f *layoutFlags) add(cmd *cobra.Command, balance shards.Balance) {
 	fs.IntVar(&f.layout.Stages, "stages", 2, "pipeline stages, each with some of the layers")
 	fs.IntVar(&f.layout.Ranks, "ranks", 1, "tensor ranks of each stage, each with some heads and columns")
 	fs.IntVar(&f.layout.Threads, "threads-per-shard", 1, "processor threads of each shard")
+	fs.StringVar(&f.activations, "activations", shards.ActivationsExact, "send activations from shard to shard as f32, or as f16 in half the bytes, which is not exact")
 	fs.StringVar(&f.on, "on", "", "use the machines at `HOST:PORT,...`, which run 'skein shard serve', for the shards in turn; local: this one")
 	fs.StringVar(&f.layout.Certificate, "tls-cert", "", "show this certificate to the machines of --on; PEM `FILE`")
 	fs.StringVar(&f.layout.Key, "tls-key", "", "its key; PEM `FILE`")
@@ -101,6 +103,9 @@ func (f *layoutFlags) read(cmd *cobra.Command) (shards.Layout, error) {
 		return l, fmt.Errorf("--balance %q: there are %s and %s", l.Balance, shards.BalanceEven, shards.BalanceDecode)
 	}
 	var err error
+	if l.HalfPrecision, err = ParseActivations(f.activations); err != nil {
+		return l, fmt.Errorf("--activations %w", err)
+	}
 	if l.On, err = ParseHosts(f.on); err != nil {
 		return l, err
 	}
@@ -153,4 +158,12 @@ func exact(n int, what string) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// ParseActivations reads how activations travel; true: as f16.
+func ParseActivations(s string) (half bool, err error) {
+	if s != shards.ActivationsExact && s != shards.ActivationsHalf {
+		return false, fmt.Errorf("%q: there are %s, and %s, which is not exact", s, shards.ActivationsExact, shards.ActivationsHalf)
+	}
+	return s == shards.ActivationsHalf, nil
 }

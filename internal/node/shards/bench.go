@@ -92,7 +92,7 @@ func memoryFigure(ctx context.Context, o shards.BenchOptions, g *Served, whole s
 	}
 	f = shards.Figure{
 		Model: o.Model, Figure: shards.Memory, Stages: o.Layout.Stages, Ranks: o.Layout.Ranks, Streams: o.Streams, PromptTokens: o.PromptTokens,
-		Baseline: whole.Name, BaselineStreams: o.Streams, TLS: o.Layout.TLS, Unit: "bytes",
+		Baseline: whole.Name, BaselineStreams: o.Streams, TLS: o.Layout.TLS, Activations: o.Layout.Activations(), Unit: "bytes",
 		Whole: float64(all), WholeEach: []float64{float64(all)},
 	}
 	for _, m := range g.Members() {

@@ -75,7 +75,13 @@ func (h *Host) check(ctx context.Context, o shards.CheckOptions, report *shards.
 	if err := g.Wait(ctx); err != nil {
 		return err
 	}
-	return reference.Judge(ctx, g, kind, report)
+	if err := reference.Judge(ctx, g, kind, report); err != nil {
+		return err
+	}
+	if report.Verdict == shards.Wrong && o.Layout.HalfPrecision {
+		report.Reason += "; activations travelled as f16, which is not exact"
+	}
+	return nil
 }
 
 // checkChunk is how many tokens of a prompt are computed at once.

@@ -56,6 +56,7 @@ func TestCheck(t *testing.T) {
 		"two stages":       {shards.Layout{Stages: 2, Ranks: 1}, "", shards.Right},
 		"three stages":     {shards.Layout{Stages: 3, Ranks: 1}, "Why is the sky blue?", shards.Right},
 		"encrypted":        {shards.Layout{Stages: 2, Ranks: 1, TLS: true}, "", shards.Right},
+		"f16 activations":  {shards.Layout{Stages: 2, Ranks: 1, HalfPrecision: true}, "", shards.Wrong},
 		"too many stages":  {shards.Layout{Stages: 5, Ranks: 1}, "", shards.Refused},
 		"nobody is there":  {shards.Layout{Stages: 2, Ranks: 1, On: []string{"127.0.0.1:1"}}, "", shards.Failed},
 		"no such identity": {shards.Layout{Stages: 2, Ranks: 1, On: []string{"127.0.0.1:1"}, Certificate: "a", Key: "b", CA: "c"}, "", shards.Failed},

@@ -42,7 +42,11 @@ type Served struct {
 	*group.Group
 	machines *machines // nil: all shards are here
 	host     *Host
+	warning  string
 }
+
+// Warning implements worker.Warner; "": there is none.
+func (s *Served) Warning() string { return s.warning }
 
 // Stop ends all shards, as group.Group's does, and what served their bytes.
 func (s *Served) Stop(ctx context.Context) {
@@ -62,7 +66,7 @@ func (h *Host) Start(ctx context.Context, r Request, specs []slice.Spec) (*Serve
 	}
 	o := group.Options{
 		Executable: h.Executable, Env: Environ(), Build: h.Version, Name: r.Name,
-		Engine: r.Engine, Load: r.Load, Bytes: r.Bytes, Logger: h.Logger,
+		Engine: r.Engine, Load: r.Load, Bytes: r.Bytes, HalfPrecision: r.Layout.HalfPrecision, Logger: h.Logger,
 	}
 	o.Load.Paths = r.Paths
 	p := placing{threads: r.Layout.Threads, listen: "127.0.0.1"}
@@ -73,6 +77,9 @@ func (h *Host) Start(ctx context.Context, r Request, specs []slice.Spec) (*Serve
 		p.cpus = hostinfo.CPUs()
 	}
 	served := &Served{host: h}
+	if r.Layout.HalfPrecision {
+		served.warning = "activations travel as f16 between the shards, which is not exact: answers may differ from those of the whole model"
+	}
 	err := h.places(ctx, r, &p, served)
 	if err == nil {
 		o.Shards = p.shards(specs, r.Layout.On)
