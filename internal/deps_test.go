@@ -27,7 +27,7 @@ var layers = []struct {
 	sideways bool
 	packages []string
 }{
-	{"leaf", true, []string{"api", "internal/bytesize", "internal/meter", "internal/nearest", "internal/ids", "internal/buildinfo", "internal/interrupt", "internal/calm"}},
+	{"leaf", true, []string{"api", "internal/bytesize", "internal/meter", "internal/nearest", "internal/ids", "internal/buildinfo", "internal/interrupt", "internal/calm", "internal/liveness"}},
 	{"core", true, []string{"internal/gguf/...", "internal/chat/...", "internal/generation/...", "internal/cluster/...", "internal/runner/wire",
 		"internal/runner/schedule", "internal/runner/sample"}},
 	// Below the runner and its shards, which stand side by side on it. Its parts

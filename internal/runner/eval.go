@@ -1,9 +1,7 @@
 package runner
 
 import (
-	"encoding/binary"
 	"errors"
-	"math"
 
 	"github.com/skein-run/skein/internal/runner/loop"
 	"github.com/skein-run/skein/internal/runner/wire"
@@ -18,7 +16,7 @@ func (r *process) eval(f wire.Frame) error {
 	refuse := r.refusal(f.Ref)
 	r.alone(refuse, func(l *loop.Loop) error {
 		err := l.Evaluate(req, r.model.info.ChunkTokens, func(token int32, row []float32) error {
-			return r.conn.Send(wire.TypeLogits, f.Ref, appendLogits(nil, token, row))
+			return r.conn.Send(wire.TypeLogits, f.Ref, wire.AppendLogits(nil, token, row))
 		})
 		var bad *loop.BadRequest
 		switch {
@@ -50,12 +48,4 @@ func (r *process) refusal(ref uint64) func(code string, err error) {
 			logLine(logWarn, err.Error())
 		}
 	}
-}
-
-func appendLogits(b []byte, token int32, row []float32) []byte {
-	b = binary.LittleEndian.AppendUint32(b, uint32(token))
-	for _, v := range row {
-		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
-	}
-	return b
 }

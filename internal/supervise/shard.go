@@ -2,11 +2,9 @@ package supervise
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/runner/wire"
@@ -66,7 +64,7 @@ func (r *Runner) Kill(reason string) {
 // *generation.Error, or ctx's.
 func (r *Runner) Eval(ctx context.Context, req wire.EvalRequest, each func(token int32, logits []float32)) error {
 	f, err := r.now(ctx, wire.TypeEval, req, func(f wire.Frame) error {
-		token, logits, err := decodeLogits(f.Body)
+		token, logits, err := wire.DecodeLogits(f.Body)
 		if err == nil {
 			each(token, logits)
 		}
@@ -84,16 +82,4 @@ func (r *Runner) Eval(ctx context.Context, req wire.EvalRequest, each func(token
 		return fmt.Errorf("evaluate: %w: answer of type %d", wire.ErrFrame, f.Type)
 	}
 	return nil
-}
-
-// decodeLogits reads a Logits frame's body.
-func decodeLogits(b []byte) (token int32, logits []float32, err error) {
-	if len(b) < 4 || len(b)%4 != 0 {
-		return 0, nil, fmt.Errorf("%w: %d bytes of logits", wire.ErrFrame, len(b))
-	}
-	logits = make([]float32, len(b)/4-1)
-	for i := range logits {
-		logits[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4+4*i:]))
-	}
-	return int32(binary.LittleEndian.Uint32(b)), logits, nil
 }

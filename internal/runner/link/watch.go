@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/skein-run/skein/internal/liveness"
 	"github.com/skein-run/skein/internal/runner/link/frame"
 	"github.com/skein-run/skein/internal/runner/link/place"
 )
@@ -241,7 +242,7 @@ const patience = 3
 // tooSilent tells whether so many ticks without a sign of p mean its loss.
 func (m *Mesh) tooSilent(p *peer, ticks int64) bool {
 	limit := int64(m.o.Silence / m.tick)
-	return ticks >= limit && (ticks >= patience*limit || !place.Lives(int(p.near.Load())))
+	return ticks >= limit && (ticks >= patience*limit || !liveness.Lives(int(p.near.Load())))
 }
 
 func (m *Mesh) checkSilence() {

@@ -174,3 +174,25 @@ func (d *decoder) float() float32 {
 	d.b = d.b[4:]
 	return v
 }
+
+// AppendLogits writes the body of a Logits frame: the token that was fed, and the
+// row that came of it.
+func AppendLogits(b []byte, token int32, row []float32) []byte {
+	b = binary.LittleEndian.AppendUint32(b, uint32(token))
+	for _, v := range row {
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
+	}
+	return b
+}
+
+// DecodeLogits reads what AppendLogits wrote.
+func DecodeLogits(b []byte) (token int32, row []float32, err error) {
+	if len(b) < 4 || len(b)%4 != 0 {
+		return 0, nil, fmt.Errorf("%w: %d bytes of logits", ErrFrame, len(b))
+	}
+	row = make([]float32, len(b)/4-1)
+	for i := range row {
+		row[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4+4*i:]))
+	}
+	return int32(binary.LittleEndian.Uint32(b)), row, nil
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -217,4 +218,19 @@ func FuzzDecodeTokens(f *testing.F) {
 			t.Fatalf("%d tokens came back as %d", len(a), len(b))
 		}
 	})
+}
+
+// TestLogits: a row arrives as it was sent, to the bit; half a value is refused.
+func TestLogits(t *testing.T) {
+	row := []float32{0, -1.5, float32(math.Inf(-1)), math.MaxFloat32}
+	b := AppendLogits(nil, 7, row)
+	token, got, err := DecodeLogits(b)
+	if err != nil || token != 7 || !slices.Equal(got, row) {
+		t.Errorf("%d, %v, %v arrived of 7, %v", token, got, err, row)
+	}
+	for _, cut := range []int{0, 3, len(b) - 1} {
+		if _, _, err := DecodeLogits(b[:cut]); !errors.Is(err, ErrFrame) {
+			t.Errorf("%d bytes: %v", cut, err)
+		}
+	}
 }

@@ -1,5 +1,5 @@
-// Package place tells where a shard runs, and whether another process of the same
-// machine lives: a shard that is silent and alive is starved, not lost.
+// Package place tells where a shard runs, and which others run on the same machine:
+// whether such a one lives the system knows (package liveness).
 //
 // It must not import the rest of the link.
 package place

@@ -1,8 +1,6 @@
 package place
 
 import (
-	"bytes"
-	"fmt"
 	"os"
 	"strings"
 )
@@ -23,18 +21,4 @@ func machine() string {
 		name += " " + s
 	}
 	return name
-}
-
-// Lives tells that a process is there and would run if it were let. 0 does not.
-func Lives(process int) bool {
-	if process == 0 {
-		return false
-	}
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", process))
-	if err != nil {
-		return false
-	}
-	// The name before the state may hold anything, a parenthesis too.
-	at := bytes.LastIndexByte(b, ')') + 2
-	return at > 1 && at < len(b) && !strings.ContainsRune("TtZXx", rune(b[at]))
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/skein-run/skein/internal/gguf/slice"
+	"github.com/skein-run/skein/internal/liveness"
 	"github.com/skein-run/skein/internal/runner/wire"
 	"github.com/skein-run/skein/internal/supervise"
 )
@@ -123,7 +124,7 @@ func (m *Member) count() int {
 // it gives none in time, or at once when the system knows that it is stopped:
 // the other shards have waited for it already.
 func (m *Member) Ping(ctx context.Context) error {
-	if m.local && supervise.Halted(m.State().PID) {
+	if m.local && liveness.Halted(m.State().PID) {
 		m.Kill("was stopped by a signal")
 	}
 	return m.ask(ctx, m.ping, "gave no sign of life for", m.Runner.Ping)
