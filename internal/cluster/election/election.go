@@ -19,10 +19,12 @@
 // An incumbent that wins keeps its session, so nothing has to change for those
 // who follow it. A node that may not be master votes for the last known
 // session; when only such nodes are left, there is no master.
+//
+// A candidate whose log can't be written (fitness.go) leads only where no
+// candidate has one that can.
 package election
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -41,6 +43,10 @@ const (
 // DefaultTimeout is how long a campaign waits for members that do not vote.
 const DefaultTimeout = 500 * time.Millisecond
 
+// DefaultQuiet is how long a log must have been writable again before its node
+// counts as fit.
+const DefaultQuiet = 2 * time.Second
+
 // Status is the one message of the election: a vote in a campaign, or else a
 // report of the session that its sender follows.
 type Status struct {
@@ -50,6 +56,8 @@ type Status struct {
 	CommandsSeen uint64      `json:"commands_seen"` // highest applied event
 	Proposed     ids.Session `json:"proposed"`      // vote: what the sender stands for; report: what it follows
 	Vote         bool        `json:"vote"`
+	// Unfit tells that the sender's log can't be written now.
+	Unfit bool `json:"unfit,omitempty"`
 	// Promote is the node that an operator wants as master; set in votes of
 	// such a campaign.
 	Promote ids.Node `json:"promote,omitempty"`
@@ -76,6 +84,8 @@ type Ready struct {
 	Durable  *Durable // nil: unchanged
 	Messages []Message
 	Leader   *Leader // nil: unchanged
+	// Unfit are the live peers whose logs can't be written, sorted; nil: unchanged.
+	Unfit *[]ids.Node
 }
 
 // Leader is the outcome.
@@ -100,14 +110,17 @@ type Config struct {
 	// Grace is how long a node that just started waits to be told of a
 	// session before it campaigns. Zero: not at all.
 	Grace time.Duration
+	// Quiet is how long the log must have been writable again before this node
+	// takes part as fit, at first; what fails again soon waits longer.
+	Quiet time.Duration
 }
 
 func (c Config) validate() error {
 	if c.ID == "" {
 		return fmt.Errorf("election: a node needs an id")
 	}
-	if c.Timeout <= 0 || c.Grace < 0 {
-		return fmt.Errorf("election: timeout %v and grace %v must be positive", c.Timeout, c.Grace)
+	if c.Timeout <= 0 || c.Grace < 0 || c.Quiet < 0 {
+		return fmt.Errorf("election: timeout %v, grace %v and quiet %v must be positive", c.Timeout, c.Grace, c.Quiet)
 	}
 	return nil
 }
@@ -119,7 +132,9 @@ type Machine struct {
 	seen      uint64
 	clock     uint64
 	session   ids.Session
-	members   map[ids.Node]bool // live peers, without this node
+	members   map[ids.Node]bool   // live peers, without this node
+	heard     map[ids.Node]Status // the last of each of them
+	fitness   fitness
 
 	master bool // this node is master of session
 	ended  bool // the session's master is there and said that it leads no more
@@ -131,6 +146,7 @@ type Machine struct {
 
 	durable Durable // as last handed out
 	leader  *Leader // as last handed out
+	unfit   []ids.Node
 	out     []Message
 }
 
@@ -139,14 +155,20 @@ func New(cfg Config) (*Machine, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	m := &Machine{cfg: cfg, clock: cfg.Durable.Clock, session: cfg.Durable.Session, durable: cfg.Durable, members: map[ids.Node]bool{}}
-	switch {
-	case !cfg.Candidate:
-		m.seniority = Barred
-	case cfg.Force:
-		m.seniority = Forced
-	}
+	m := &Machine{cfg: cfg, clock: cfg.Durable.Clock, session: cfg.Durable.Session, durable: cfg.Durable, members: map[ids.Node]bool{}, heard: map[ids.Node]Status{}}
+	m.seniority = cfg.seniority()
 	return m, nil
+}
+
+// seniority is what a node begins with.
+func (c Config) seniority() int64 {
+	switch {
+	case !c.Candidate:
+		return Barred
+	case c.Force:
+		return Forced
+	}
+	return 0
 }
 
 // Start begins: with a grace, or at once with a campaign.
@@ -167,7 +189,12 @@ func (m *Machine) Start(now time.Time) {
 func (m *Machine) Seen(event uint64) { m.seen = max(m.seen, event) }
 
 // Deadline is when Tick has something to do; false: never, without an input.
-func (m *Machine) Deadline() (time.Time, bool) { return m.deadline, m.grace || m.votes != nil }
+func (m *Machine) Deadline() (time.Time, bool) {
+	if m.grace || m.votes != nil {
+		return m.deadline, true
+	}
+	return m.fitness.next()
+}
 
 // Tick tells the time.
 func (m *Machine) Tick(now time.Time) {
@@ -176,6 +203,10 @@ func (m *Machine) Tick(now time.Time) {
 	}
 	if m.votes != nil {
 		m.settle()
+		return
+	}
+	if !m.grace {
+		m.turn(now)
 		return
 	}
 	m.grace = false
@@ -200,6 +231,7 @@ func (m *Machine) Leave(peer ids.Node, now time.Time) {
 		return
 	}
 	delete(m.members, peer)
+	delete(m.heard, peer)
 	switch {
 	case m.votes != nil:
 		delete(m.votes, peer)
@@ -220,6 +252,9 @@ func (m *Machine) Promote(target ids.Node, now time.Time) error {
 	if target == m.session.Master && m.votes == nil && m.live() {
 		return nil
 	}
+	if target == m.cfg.ID && m.fitness.unfit || m.heard[target].Unfit {
+		return fmt.Errorf("promote %s: its log can't be written now, as its health says; make room on its disk, and promote it some seconds later", target)
+	}
 	m.campaign(m.clock+1, target, now)
 	return nil
 }
@@ -229,6 +264,7 @@ func (m *Machine) Step(s Status, now time.Time) {
 	if s.From == m.cfg.ID || !m.members[s.From] {
 		return // membership says who is heard; it reports again when it joins
 	}
+	m.heard[s.From] = s
 	if s.Vote {
 		m.vote(s, now)
 	} else {
@@ -317,7 +353,7 @@ func (m *Machine) report(s Status, now time.Time) {
 // outrank campaigns if s is the report of the master that this node follows,
 // and this node outranks it.
 func (m *Machine) outrank(s Status, now time.Time) {
-	if m.votes == nil && s.Proposed.Master == s.From && s.Proposed == m.session && m.cfg.Candidate && m.seniority > s.Seniority {
+	if m.votes == nil && s.Proposed.Master == s.From && s.Proposed == m.session && m.better(s) {
 		m.campaign(m.clock+1, "", now)
 	}
 }
@@ -375,14 +411,14 @@ func (m *Machine) count() {
 }
 
 func (m *Machine) status() Status {
-	s := Status{From: m.cfg.ID, Clock: m.clock, Seniority: m.seniority, CommandsSeen: m.seen, Proposed: m.session}
+	s := Status{From: m.cfg.ID, Clock: m.clock, Seniority: m.seniority, CommandsSeen: m.seen, Proposed: m.session, Unfit: m.fitness.unfit}
 	if m.session.Master == m.cfg.ID && !m.master {
 		s.Proposed = ids.Session{} // a term that ended with a restart is no claim
 	}
 	if m.votes != nil {
 		s.Vote, s.Promote = true, m.promote
 		if own, ok := m.votes[m.cfg.ID]; ok {
-			s.CommandsSeen = own.CommandsSeen // one round, one vote: else who joins in its course ranks it otherwise
+			s.CommandsSeen, s.Unfit = own.CommandsSeen, own.Unfit // one round, one vote: else who joins in its course ranks it otherwise
 		}
 		if m.cfg.Candidate && !m.master {
 			s.Proposed = ids.Session{Master: m.cfg.ID, Clock: m.clock}
@@ -393,55 +429,6 @@ func (m *Machine) status() Status {
 
 func (m *Machine) send(to ids.Node, s Status) { m.out = append(m.out, Message{To: to, Status: s}) }
 
-// settle ends the round with the votes there are.
-func (m *Machine) settle() {
-	votes, promote := m.votes, m.promote
-	m.votes, m.promote = nil, ""
-	var best Status
-	incumbents, candidates, senior := 0, 0, int64(0)
-	voters := slices.Sorted(maps.Keys(votes))
-	if owned := slices.DeleteFunc(slices.Clone(voters), func(id ids.Node) bool { return disowned(votes[id], votes) }); len(owned) > 0 {
-		voters = owned
-	}
-	for _, id := range voters {
-		v := votes[id]
-		if v.candidate() {
-			candidates++
-			senior = max(senior, v.Seniority)
-			if v.Proposed.Clock < v.Clock {
-				incumbents++
-			}
-		}
-		if best.From == "" || rank(v, best, promote) > 0 {
-			best = v
-		}
-	}
-	m.session, m.ended = best.Proposed, false
-	if best.candidate() && incumbents > 1 {
-		// Of two terms that ran side by side neither goes on: what the other
-		// master still sends must be told from what the winner does.
-		m.session.Clock = m.clock
-	}
-	m.master = best.From == m.cfg.ID && best.candidate()
-	if m.master {
-		m.seniority = max(m.seniority, int64(candidates-1))
-		if promote == m.cfg.ID {
-			// Else the one it replaced would outrank it again at once.
-			m.seniority = max(m.seniority, senior+1)
-		}
-	}
-	if m.cfg.Candidate {
-		m.tell(m.status()) // who counted other votes may think that this node leads, or does not
-	}
-}
-
-// disowned tells that a vote is for a session whose master voted otherwise: it
-// leads no more, and following it would be for ever.
-func disowned(v Status, votes map[ids.Node]Status) bool {
-	master, voted := votes[v.Proposed.Master]
-	return voted && master.From != v.From && master.Proposed != v.Proposed
-}
-
 // Ready hands out what is to be done since the last call.
 func (m *Machine) Ready() Ready {
 	var r Ready
@@ -449,40 +436,13 @@ func (m *Machine) Ready() Ready {
 		m.durable, r.Durable = d, &d
 	}
 	r.Messages, m.out = m.out, nil
+	if now := m.ill(); !slices.Equal(now, m.unfit) {
+		m.unfit, r.Unfit = now, &now
+	}
 	if m.votes == nil && !m.grace {
 		if l := (Leader{Session: m.session, Live: m.live(), Self: m.master}); m.leader == nil || *m.leader != l {
 			m.leader, r.Leader = &l, &l
 		}
 	}
 	return r
-}
-
-// rank orders votes: positive if a is better.
-func rank(a, b Status, promote ids.Node) int {
-	if c := order(a.candidate(), b.candidate()); c != 0 {
-		return c
-	}
-	if !a.candidate() {
-		return a.Proposed.Compare(b.Proposed)
-	}
-	if c := order(a.From == promote, b.From == promote); c != 0 {
-		return c
-	}
-	if c := cmp.Compare(a.Seniority, b.Seniority); c != 0 {
-		return c
-	}
-	if c := cmp.Compare(a.CommandsSeen, b.CommandsSeen); c != 0 {
-		return c
-	}
-	return cmp.Compare(a.From, b.From)
-}
-
-func order(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case a:
-		return 1
-	}
-	return -1
 }

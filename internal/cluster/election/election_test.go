@@ -306,12 +306,13 @@ func runFaults(t *testing.T, seed uint64) {
 			c.Candidate = s.rng.IntN(4) > 0
 			c.Force = s.rng.IntN(5) == 0
 			c.Grace = time.Duration(s.rng.IntN(2)) * 300 * time.Millisecond
+			c.Quiet = 200 * time.Millisecond
 		})
 		s.run(s.delay(400))
 	}
 	for range 12 {
 		id := all[s.rng.IntN(n)]
-		switch s.rng.IntN(5) {
+		switch s.rng.IntN(6) {
 		case 0:
 			if s.nodes[id].m != nil {
 				s.stop(id)
@@ -341,6 +342,10 @@ func runFaults(t *testing.T, seed uint64) {
 		case 4:
 			if m := s.nodes[id].m; m != nil {
 				m.Seen(s.rng.Uint64N(100))
+			}
+		case 5:
+			if s.nodes[id].m != nil {
+				s.writable(id, s.rng.IntN(2) == 0)
 			}
 		}
 		s.run(s.delay(1500))

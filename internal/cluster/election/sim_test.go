@@ -95,6 +95,13 @@ func (s *sim) stop(id ids.Node) {
 	}
 }
 
+// writable tells a node whether its log can be written.
+func (s *sim) writable(id ids.Node, ok bool) {
+	s.note("%s can write: %v", id, ok)
+	s.nodes[id].m.Writable(ok, s.now)
+	s.drain(id)
+}
+
 func (s *sim) running() []ids.Node {
 	var out []ids.Node
 	for _, id := range slices.Sorted(maps.Keys(s.nodes)) {
@@ -272,9 +279,13 @@ func (s *sim) components() [][]ids.Node {
 func (s *sim) settled() {
 	s.t.Helper()
 	for _, group := range s.components() {
-		candidate := false
+		candidate, fit := false, ids.Node("")
 		for _, id := range group {
-			candidate = candidate || s.nodes[id].cfg.Candidate
+			n := s.nodes[id]
+			candidate = candidate || n.cfg.Candidate
+			if n.cfg.Candidate && !n.m.fitness.unfit {
+				fit = id
+			}
 		}
 		first := s.nodes[group[0]]
 		for _, id := range group {
@@ -290,6 +301,9 @@ func (s *sim) settled() {
 			}
 			if candidate && !slices.Contains(group, n.leader.Session.Master) {
 				s.fatal("%s follows %v, which is not in its component", id, n.leader.Session)
+			}
+			if n.leader.Self && n.m.fitness.unfit && fit != "" {
+				s.fatal("%s leads and can't write, and %s could", id, fit)
 			}
 		}
 	}
