@@ -35,13 +35,14 @@ type Overview struct {
 
 // Health answers GET /v1/cluster/health, always with 200.
 type Health struct {
-	Healthy       bool    `json:"healthy" doc:"False without nodes or without a master"`
+	Healthy       bool    `json:"healthy" doc:"False without nodes, without a master, or where no node that may lead can write the cluster's log"`
 	NodeCount     int     `json:"node_count" example:"3"`
 	MasterNodeID  string  `json:"master_node_id" doc:"Empty without a live master"`
 	UptimeSeconds float64 `json:"uptime_seconds" doc:"Of the node that answers" example:"3600"`
 	Timestamp     float64 `json:"timestamp" doc:"Unix seconds" example:"1764000000.25"`
 
-	Problem string `json:"problem,omitempty" doc:"Why it is not healthy, and what to do"`
+	Problem  string   `json:"problem,omitempty" doc:"Why it is not healthy, and what to do"`
+	Warnings []string `json:"warnings,omitempty" doc:"What should be mended though the cluster works: nodes whose log of the cluster's commands can't be written"`
 
 	StateIndex uint64 `json:"state_index" doc:"Number of the newest event that this node has applied; tokens make none" example:"42"`
 	StateHash  string `json:"state_hash" doc:"SHA-256 of the state after it: nodes that agree tell the same"`

@@ -58,6 +58,7 @@ const (
 	CodeDiskFull          = "disk_full"            // 507
 	CodeUnavailable       = "unavailable"          // 503
 	CodeNoMaster          = "no_master"            // 503: message says which node or flag would bring one
+	CodeUnwritable        = "unwritable"           // 503: no node that may lead can write the log; message says where room is to be made
 	CodeUnconfirmed       = "unconfirmed"          // 503: not known whether it was done; send it again with the same Idempotency-Key
 	CodeNotImplemented    = "not_implemented"      // 501: this node can't do that yet
 	CodeInvalidAPIKey     = "invalid_api_key"      // 401

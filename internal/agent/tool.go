@@ -102,6 +102,7 @@ var nextSteps = map[string]string{
 	api.CodeDiskFull:       "free disk space on the node, or choose others with node_ids.",
 	api.CodeUnavailable:    "wait a few seconds and call again.",
 	api.CodeNoMaster:       "call cluster_health; an election takes a few seconds, then call again. Reading and chat with loaded models work meanwhile.",
+	api.CodeUnwritable:     "nothing was done: somebody must make room on the disks that cluster_health names. Reading and chat with loaded models work meanwhile.",
 	api.CodeUnconfirmed:    "it may have been done: look with model_status or cluster_overview before you call again.",
 	api.CodeNotImplemented: "do it another way; this node can't do it.",
 	api.CodeInvalidAPIKey:  "ask the user for a key of the node: `skein mcp --api-key KEY`, or the header Authorization: Bearer KEY.",

@@ -51,6 +51,9 @@ type Vitals struct {
 	Resumed int64 `json:"resumed,omitempty"`
 	Lost    int64 `json:"lost,omitempty"`
 
+	// LogProblem is why this node can't write the cluster's log; "": it can.
+	LogProblem string `json:"log_problem,omitempty"`
+
 	// Refusals are the commands that this node's API refused lately, the newest
 	// last.
 	Refusals []Refusal `json:"refusals,omitempty"`

@@ -34,10 +34,16 @@ type Options struct {
 	// Changed is told who leads. It is called from one goroutine, and the
 	// election goes on while it runs: only the latest outcome is told.
 	Changed func(election.Leader)
+	// Unfit is told which live peers can't write their logs; nil: nobody is. It is
+	// called as Changed is, before it.
+	Unfit func([]ids.Node)
 	// Timeout ends a campaign that somebody does not answer; 0: the default.
 	Timeout time.Duration
 	// Grace is how long a node that starts waits to hear of a master.
-	Grace  time.Duration
+	Grace time.Duration
+	// Quiet is how long a log must have been writable again before its node may
+	// lead; 0: the default.
+	Quiet  time.Duration
 	Logger *slog.Logger
 }
 
@@ -52,10 +58,13 @@ type Elector struct {
 	wg    sync.WaitGroup
 
 	peers map[ids.Node]*outbox // owned by run
+	// unsaved could not be written to disk; owned by run.
+	unsaved *election.Durable
 
-	mu     sync.Mutex // guards leader
+	mu     sync.Mutex // guards leader and unfit
 	leader election.Leader
-	news   chan struct{} // capacity 1: leader changed
+	unfit  *[]ids.Node   // not told yet; nil: all is told
+	news   chan struct{} // capacity 1: one of them changed
 }
 
 // outbox sends to one peer, in order.
@@ -72,7 +81,10 @@ func Start(o Options) (*Elector, error) {
 	if o.Timeout == 0 {
 		o.Timeout = election.DefaultTimeout
 	}
-	cfg := election.Config{ID: o.ID, Candidate: o.Candidate, Force: o.Force, Timeout: o.Timeout, Grace: o.Grace}
+	if o.Quiet == 0 {
+		o.Quiet = election.DefaultQuiet
+	}
+	cfg := election.Config{ID: o.ID, Candidate: o.Candidate, Force: o.Force, Timeout: o.Timeout, Grace: o.Grace, Quiet: o.Quiet}
 	b, err := o.Storage.Get(durableName)
 	if err != nil {
 		return nil, fmt.Errorf("read the clock of elections: %w", err)
@@ -134,6 +146,12 @@ func (e *Elector) Seen(event uint64) {
 	e.do(func(time.Time) { e.m.Seen(event) })
 }
 
+// Writable tells whether this node's log can be written: a master whose log
+// can't hands over.
+func (e *Elector) Writable(ok bool) {
+	e.do(func(now time.Time) { e.m.Writable(ok, now) })
+}
+
 // Promote begins the election that makes a node master, or says why it can't be.
 func (e *Elector) Promote(ctx context.Context, target ids.Node) error {
 	asked := make(chan error, 1)
@@ -182,13 +200,18 @@ func (e *Elector) run() {
 func (e *Elector) drain() {
 	r := e.m.Ready()
 	if r.Durable != nil {
-		b, err := json.Marshal(r.Durable)
+		e.unsaved = r.Durable
+	}
+	if e.unsaved != nil {
+		b, err := json.Marshal(e.unsaved)
 		if err == nil {
 			err = e.opts.Storage.Put(durableName, b)
 		}
-		if err != nil {
-			// Going on is safe while this process lives; after a restart the
-			// node may be answered with a newer clock once more.
+		if err == nil {
+			e.unsaved = nil
+		} else if r.Durable != nil {
+			// Going on is safe while this process lives, and it is tried again; after a
+			// restart the node may be answered with a newer clock once more.
 			e.opts.Logger.Error("the clock of elections could not be written", "error", err)
 		}
 	}
@@ -203,9 +226,14 @@ func (e *Elector) drain() {
 			e.opts.Logger.Warn("a peer does not take election messages", "node", msg.To)
 		}
 	}
-	if r.Leader != nil {
+	if r.Leader != nil || r.Unfit != nil {
 		e.mu.Lock()
-		e.leader = *r.Leader
+		if r.Leader != nil {
+			e.leader = *r.Leader
+		}
+		if r.Unfit != nil {
+			e.unfit = r.Unfit
+		}
 		e.mu.Unlock()
 		select {
 		case e.news <- struct{}{}:
@@ -258,14 +286,26 @@ func (e *Elector) deliver(ctx context.Context, peer ids.Node, s election.Status)
 	}
 }
 
-// tell hands outcomes to Changed.
+// tell hands outcomes to Changed, and who is unfit to Unfit.
 func (e *Elector) tell() {
+	var told election.Leader
+	first := true
 	for {
 		select {
 		case <-e.ctx.Done():
 			return
 		case <-e.news:
-			l := e.Leader()
+			e.mu.Lock()
+			l, unfit := e.leader, e.unfit
+			e.unfit = nil
+			e.mu.Unlock()
+			if unfit != nil && e.opts.Unfit != nil {
+				e.opts.Unfit(*unfit)
+			}
+			if l == told && !first {
+				continue
+			}
+			told, first = l, false
 			e.opts.Logger.Info("election", "session", l.Session.String(), "master_alive", l.Live, "this_node", l.Self)
 			e.opts.Changed(l)
 		}

@@ -93,9 +93,12 @@ func (c clustered) seen(ctx context.Context, index uint64) error {
 func managed(id string, err error) error {
 	var no *replica.Refusal
 	var none *replica.NoMasterError
+	var full *replica.UnwritableError
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &full):
+		return manage.Unwritable(err.Error())
 	case errors.As(err, &none):
 		return manage.NoMaster(err.Error())
 	case errors.Is(err, replica.ErrUnconfirmed):

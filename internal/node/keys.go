@@ -47,7 +47,7 @@ type audits struct {
 
 // noteTime is how long that may take. What was done is done: without a master
 // it is in this node's log alone.
-const noteTime = 2 * time.Second
+const noteTime = 5 * time.Second
 
 // maxNote bounds a text, as the state does.
 const maxNote = 300
@@ -60,7 +60,7 @@ func (a audits) note(ctx context.Context, id, what string, failure error) {
 	if err == nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTime)
 		defer cancel()
-		_, err = a.control.Cluster().Submit(ctx, replica.Command(cmd))
+		err = a.control.Certainly(ctx, replica.Command(cmd))
 	}
 	if err != nil {
 		a.log.Warn("the cluster's log does not have what somebody did; this node's log has", "what", what, "error", err)

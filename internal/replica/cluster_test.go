@@ -146,6 +146,13 @@ func (l tapped) Append(entries ...Entry) error {
 	return err
 }
 
+func (l tapped) Probe() error {
+	if no := l.disk.Load(); no != nil {
+		return &os.PathError{Op: "write", Path: "cluster.db", Err: *no}
+	}
+	return l.Log.Probe()
+}
+
 func newCluster(t testing.TB, nodes ...ids.Node) *cluster {
 	c := &cluster{t: t, dir: t.TempDir(), every: 1 << 20, nodes: map[ids.Node]*member{}, cut: map[[2]ids.Node]bool{}, conns: map[net.Conn][2]ids.Node{}}
 	for _, id := range nodes {

@@ -7,6 +7,9 @@
 // halves of a cluster meet again, the log of the winner stands, and the
 // commands of the loser since the split are offered to it again, in order.
 //
+// A node whose log can't be written confirms nothing and tries again until it
+// can (disk.go); Failed says so, and who leads is the election's business.
+//
 // The package owns the order of things and knows neither what a command means
 // (Machine says) nor how nodes are reached (Transport does). It imports ids and
 // store, and is joined with the mesh by the node. Methods may be called from any
@@ -72,6 +75,20 @@ func (e *NoMasterError) Error() string {
 	return "the cluster has no master now: try again in a second or two; if that lasts, every live node runs with --no-master or --no-api, and one must be started without these flags"
 }
 
+// UnwritableError tells that the log of the master can't be written, and that no
+// other node could take the lead within moments. Nothing was promised.
+type UnwritableError struct {
+	Node ids.Node
+	Err  error
+}
+
+func (e *UnwritableError) Error() string {
+	return fmt.Sprintf("the master, node %s, can't keep a command, and no other node leads in its place: %v", e.Node, e.Err)
+}
+
+// Unwrap gives the error of the disk.
+func (e *UnwritableError) Unwrap() error { return e.Err }
+
 // ErrUnconfirmed tells that a command's outcome is not known: the master went,
 // or no other node confirmed it in time. The same command may be sent again.
 var ErrUnconfirmed = errors.New("the command was not confirmed in time; ask for its effect, or send it again with the same id")
@@ -102,6 +119,8 @@ type Storage interface {
 	Compact(Snapshot) error
 	Install(Snapshot) error
 	Snapshot() (Snapshot, error)
+	// Probe tells whether the log can be written now.
+	Probe() error
 }
 
 // Transport reaches other nodes.

@@ -11,18 +11,15 @@ import (
 	"github.com/skein-run/skein/internal/ids"
 )
 
-// errDisk wraps errors of this node's storage, which no reconnecting heals.
-var errDisk = errors.New("storage")
-
 // follow copies the master's log for as long as the term lasts.
 func (r *Replica[S]) follow(ctx context.Context, session ids.Session) {
 	pause := 20 * time.Millisecond
-	for ctx.Err() == nil {
+	for r.writable(ctx) {
 		begin := time.Now()
 		err := r.copyFrom(ctx, session.Master, session, false)
 		if errors.Is(err, errDisk) {
 			r.fail(err)
-			return
+			continue
 		}
 		if ctx.Err() != nil {
 			return
@@ -156,10 +153,10 @@ func (r *Replica[S]) rewind(f frame) error {
 		r.note()
 	}
 	r.mu.Unlock()
+	r.keep(lost) // also when the disk failed: it may have forgotten them all the same
 	if err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
-	r.keep(lost)
 	return nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +19,7 @@ type masterTerm[S any] struct {
 	session ids.Session
 	queue   chan *pending
 	done    chan struct{} // closed by close
+	begun   bool          // its first entry is written; owned by rule
 
 	mu      sync.Mutex // guards what follows
 	closed  bool
@@ -48,24 +48,32 @@ type outcome struct {
 	err    error
 }
 
-// reign is a master's term: gather, begin, order.
+// reign is a master's term: gather, begin, order; and all of it again when the
+// log could not be written and nobody else took the lead meanwhile.
 func (r *Replica[S]) reign(ctx context.Context, session ids.Session) {
+	for r.writable(ctx) && r.rule(ctx, session) {
+	}
+}
+
+// rule goes on until the term ends; true: until the log could not be written.
+func (r *Replica[S]) rule(ctx context.Context, session ids.Session) bool {
 	if err := r.gather(ctx, session); err != nil {
 		if errors.Is(err, errDisk) {
 			r.fail(err)
+			return true
 		}
-		return
+		return false
 	}
 	t := &masterTerm[S]{r: r, session: session, queue: make(chan *pending, 256), done: make(chan struct{}), streams: map[ids.Node]*follower{}}
 	if err := r.commit(^uint64(0)); err != nil {
 		r.fail(err)
-		return
+		return true
 	}
 	r.mu.Lock()
 	t.next, t.last = r.state, r.log.last
 	if ctx.Err() != nil {
 		r.mu.Unlock()
-		return
+		return false
 	}
 	r.master = t
 	r.note()
@@ -76,13 +84,26 @@ func (r *Replica[S]) reign(ctx context.Context, session ids.Session) {
 		r.master = nil
 		r.mu.Unlock()
 	}()
-	begin := &pending{command: r.opts.Machine.Begin(session), answer: make(chan outcome, 1)}
-	t.order([]*pending{begin})
-	r.offers.Go(func() { r.offer(ctx) })
+	broken := t.write(ctx, nil)
 	for {
+		var mended <-chan struct{}
+		if broken != nil {
+			r.mu.Lock()
+			failed, changed := r.failed, r.changed
+			r.mu.Unlock()
+			if failed == nil {
+				if !t.whole() {
+					return true
+				}
+				broken = t.write(ctx, nil)
+				continue
+			}
+			mended = changed
+		}
 		select {
 		case <-ctx.Done():
-			return
+			return false
+		case <-mended:
 		case p := <-t.queue:
 			batch := []*pending{p}
 			for len(batch) < cap(t.queue) { // those that wait share one write
@@ -94,65 +115,60 @@ func (r *Replica[S]) reign(ctx context.Context, session ids.Session) {
 				}
 				break
 			}
-			t.order(batch)
+			if broken != nil { // the answer must be of this moment
+				if err := r.try(); err != nil {
+					t.refuse(batch, err)
+					continue
+				}
+				if !t.whole() {
+					t.refuse(batch, broken)
+					return true
+				}
+			}
+			broken = t.write(ctx, batch)
 		}
 	}
 }
 
-// gather takes the freshest log among the live nodes. One with entries of a
-// newer session than this is of a term that the election did not know of: it
-// gives way when its node follows, and its commands are offered.
-func (r *Replica[S]) gather(ctx context.Context, session ids.Session) error {
-	r.mu.Lock()
-	own := Status{Index: r.log.last, Session: r.log.session()}
-	peers := slices.Sorted(maps.Keys(r.members))
-	r.mu.Unlock()
-	ask, cancel := context.WithTimeout(ctx, r.opts.Gather)
-	defer cancel()
-	answers := make([]Status, len(peers))
-	var wg sync.WaitGroup
-	for i, p := range peers {
-		wg.Go(func() {
-			s, err := r.opts.Transport.Status(ask, p)
-			if err != nil {
-				r.opts.Logger.Debug("a node does not say how fresh its log is", "node", p, "error", err)
-				return
-			}
-			answers[i] = s
-		})
-	}
-	wg.Wait()
-	// The freshest first; one that goes in the middle leaves the next.
-	order := make([]int, len(peers))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int {
-		switch {
-		case answers[a].fresher(answers[b]):
-			return -1
-		case answers[b].fresher(answers[a]):
-			return 1
-		}
-		return 0
-	})
-	for _, i := range order {
-		if answers[i].Session.Compare(session) > 0 {
-			continue
-		}
-		if !answers[i].fresher(own) {
-			break
-		}
-		err := r.copyFrom(ctx, peers[i], session, true)
-		if errors.Is(err, errDisk) {
+// write orders commands, after the one that begins the term. An error is of the
+// disk and noted; followers' streams go on with what there is.
+func (t *masterTerm[S]) write(ctx context.Context, batch []*pending) error {
+	if !t.begun {
+		begin := &pending{command: t.r.opts.Machine.Begin(t.session), answer: make(chan outcome, 1)}
+		if err := t.order([]*pending{begin}); err != nil {
+			t.refuse(batch, err)
+			t.r.fail(err)
 			return err
 		}
-		if errors.Is(err, io.EOF) {
-			return ctx.Err()
-		}
-		r.opts.Logger.Warn("the freshest log could not be read; the next one is taken", "node", peers[i], "error", err)
+		t.begun = true
+		t.r.offers.Go(func() { t.r.offer(ctx) })
 	}
-	return ctx.Err()
+	if len(batch) == 0 {
+		return nil
+	}
+	err := t.order(batch)
+	if err != nil {
+		t.r.fail(err)
+	}
+	return err
+}
+
+// whole tells that the log on disk ends where this term left it: what could not
+// be written is not there all the same.
+func (t *masterTerm[S]) whole() bool {
+	t.r.mu.Lock()
+	last := t.r.log.last
+	t.r.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.last == last
+}
+
+// refuse answers commands that can't be written.
+func (t *masterTerm[S]) refuse(batch []*pending, err error) {
+	for _, p := range batch {
+		p.answer <- outcome{err: &UnwritableError{Node: t.r.opts.Self, Err: err}}
+	}
 }
 
 // submit queues a command and waits for its outcome.
@@ -186,9 +202,9 @@ func (t *masterTerm[S]) submit(ctx context.Context, c Command) (Answer, error) {
 	}
 }
 
-// order decides commands in turn and writes their entries at once. It is
-// called from the term's goroutine alone.
-func (t *masterTerm[S]) order(batch []*pending) {
+// order decides commands in turn and writes their entries at once. An error is
+// of the disk. It is called from the term's goroutine alone.
+func (t *masterTerm[S]) order(batch []*pending) error {
 	m := t.r.opts.Machine
 	t.mu.Lock()
 	state, last := t.next, t.last
@@ -217,13 +233,8 @@ func (t *masterTerm[S]) order(batch []*pending) {
 	}
 	if len(entries) > 0 {
 		if err := t.r.append(entries); err != nil {
-			// Nothing was written and nothing is promised. A full disk may have
-			// room again at the next command.
-			t.r.opts.Logger.Error("a command could not be written", "error", err)
-			for _, p := range ordered {
-				p.answer <- outcome{err: err}
-			}
-			return
+			t.refuse(ordered, err) // nothing is promised
+			return err
 		}
 	}
 	t.mu.Lock()
@@ -232,6 +243,7 @@ func (t *masterTerm[S]) order(batch []*pending) {
 	t.wakeAll()
 	t.mu.Unlock()
 	t.settle()
+	return nil
 }
 
 // wakeAll tells every stream that there is something to send. The caller
@@ -246,10 +258,10 @@ func (t *masterTerm[S]) wakeAll() {
 }
 
 // settle answers the commands whose entries are on enough disks: one more, if
-// there is another live node.
+// there is another live node that can write.
 func (t *masterTerm[S]) settle() {
 	t.r.mu.Lock()
-	members := maps.Clone(t.r.members)
+	members, unfit := maps.Clone(t.r.members), maps.Clone(t.r.unfit)
 	t.r.mu.Unlock()
 	t.mu.Lock()
 	safe := uint64(0) // the highest index on another disk
@@ -258,6 +270,9 @@ func (t *masterTerm[S]) settle() {
 			safe = max(safe, f.acked)
 		}
 	}
+	maps.DeleteFunc(members, func(node ids.Node, _ bool) bool {
+		return unfit[node] && t.streams[node] == nil // with a stream it writes again, and is not told of as fit yet
+	})
 	if len(members) == 0 {
 		safe = t.last
 	}
@@ -282,7 +297,7 @@ func (t *masterTerm[S]) settle() {
 	}
 	last := t.last
 	t.mu.Unlock()
-	if err := t.r.commit(min(safe, last)); err != nil {
+	if err := t.r.commit(min(safe, last)); err != nil { // it could not be read
 		t.r.fail(err)
 		for i := range outcomes {
 			outcomes[i] = outcome{err: err}
@@ -350,6 +365,7 @@ func (r *Replica[S]) Follow(ctx context.Context, req FollowRequest, stream io.Re
 			delete(t.streams, req.From)
 		}
 		t.mu.Unlock()
+		t.settle() // it may be one that can't write any more
 	}()
 	broken := make(chan error, 1)
 	go func() { broken <- t.readAcks(stream, f) }()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/skein-run/skein/internal/ids"
 )
@@ -18,6 +19,12 @@ type Replica[S any] struct {
 	offers sync.WaitGroup // goroutines that offer lost commands
 	// offering is held by the one that offers, so that they go in order.
 	offering sync.Mutex
+
+	life   context.Context // ends with Stop
+	die    context.CancelFunc
+	mender sync.WaitGroup // tries the disk again
+	trying sync.Mutex     // held by the one that tries
+	disk   sync.Mutex     // held while entries are written and noted; before mu
 
 	term sync.Mutex // held while one term ends and the next begins
 
@@ -31,11 +38,14 @@ type Replica[S any] struct {
 	self    bool // it is this node
 	turning bool // one term ends and the next has not begun
 	members map[ids.Node]bool
-	master  *masterTerm[S] // while this node is master and serves
+	unfit   map[ids.Node]bool // members whose logs can't be written
+	master  *masterTerm[S]    // while this node is master and serves
 	cancel  context.CancelFunc
 	ended   chan struct{} // closed when the running term's goroutine is gone
 	changed chan struct{} // closed and replaced with every change
-	failed  error         // the disk failed; nothing more is written
+	failed  error         // the disk failed; it is tried again
+	doubt   bool          // what is on disk may not be what is noted in log
+	vain    ids.Session   // in which nobody took over from a master that can't write
 	lost    []Command     // of a half that lost, to be offered to the winner
 }
 
@@ -83,6 +93,7 @@ func New[S any](o Options[S]) (*Replica[S], error) {
 		return nil, err
 	}
 	r := &Replica[S]{opts: o, members: map[ids.Node]bool{}, changed: make(chan struct{})}
+	r.life, r.die = context.WithCancel(context.Background())
 	if err := r.load(^uint64(0)); err != nil {
 		return nil, err
 	}
@@ -185,7 +196,7 @@ func (r *Replica[S]) Lead(session ids.Session, live, self bool) {
 	defer r.mu.Unlock()
 	r.leader, r.live, r.self, r.turning = session, live, self, false
 	r.note()
-	if !live || r.failed != nil {
+	if !live {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -217,34 +228,82 @@ func (r *Replica[S]) end() {
 
 // Stop ends the running term. The storage stays open; it is its owner's.
 func (r *Replica[S]) Stop() {
+	r.mu.Lock()
+	r.die() // under mu: nobody begins to mend any more
+	r.mu.Unlock()
+	r.mender.Wait()
 	r.term.Lock()
 	defer r.term.Unlock()
 	r.end()
 }
 
-// Submit has a command carried out, here or by the master.
+// Submit has a command carried out, here or by the master. One that can't write
+// it is given moments to hand over.
 func (r *Replica[S]) Submit(ctx context.Context, c Command) (Answer, error) {
 	for {
+		a, session, err := r.submit(ctx, c)
+		var full *UnwritableError
+		if !errors.As(err, &full) || !r.elsewhere(ctx, session) {
+			return a, err
+		}
+	}
+}
+
+// submit is Submit with the master of this moment, whose session it tells.
+func (r *Replica[S]) submit(ctx context.Context, c Command) (Answer, ids.Session, error) {
+	begin := time.Now()
+	for {
 		r.mu.Lock()
-		master, leader, live, self, turning, changed := r.master, r.leader, r.live, r.self, r.turning, r.changed
+		master, leader, live, self, turning, changed, failed := r.master, r.leader, r.live, r.self, r.turning, r.changed, r.failed
 		r.mu.Unlock()
 		switch {
 		case turning: // a moment
 		case !live:
-			return Answer{}, &NoMasterError{Last: leader}
+			return Answer{}, leader, &NoMasterError{Last: leader}
 		case master != nil:
-			return master.submit(ctx, c)
+			a, err := master.submit(ctx, c)
+			return a, leader, err
 		case !self:
-			return r.opts.Transport.Submit(ctx, leader.Master, c)
+			a, err := r.opts.Transport.Submit(ctx, leader.Master, c)
+			var none *NoMasterError
+			if !errors.As(err, &none) || !r.soon(ctx, begin, changed) {
+				return a, leader, err
+			}
+			continue // it was elected and may not know it yet, or this node is late
+		case failed != nil:
+			if err := r.try(); err != nil {
+				return Answer{}, leader, &UnwritableError{Node: r.opts.Self, Err: err}
+			}
 		}
 		// This node was elected and still gathers the others' logs, or it is
 		// between two terms.
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return Answer{}, fmt.Errorf("%w: the new master is not ready", ErrUnconfirmed)
+			return Answer{}, leader, fmt.Errorf("%w: the new master is not ready", ErrUnconfirmed)
 		}
 	}
+}
+
+// turnover is how long a command is handed to a master again that says it is
+// none: nodes learn the outcome of an election one after the other.
+const turnover = time.Second
+
+// soon waits a moment for this node or another to learn who leads; false: there
+// was time enough.
+func (r *Replica[S]) soon(ctx context.Context, begin time.Time, changed <-chan struct{}) bool {
+	if time.Since(begin) > turnover {
+		return false
+	}
+	t := time.NewTimer(20 * time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-changed:
+	case <-t.C:
+	case <-ctx.Done():
+		return false
+	}
+	return true
 }
 
 // Serve is Submit for a command that another node hands to this one as the
@@ -256,12 +315,15 @@ func (r *Replica[S]) Serve(ctx context.Context, c Command) (Answer, error) {
 	if !self {
 		return Answer{}, &NoMasterError{Last: leader}
 	}
-	return r.Submit(ctx, c)
+	a, _, err := r.submit(ctx, c)
+	return a, err
 }
 
-// append writes entries to disk and notes them. An error of the disk ends this
-// node's part: what it could not write it must not confirm.
+// append writes entries to disk and notes them. What it could not write it must
+// not confirm.
 func (r *Replica[S]) append(entries []Entry) error {
+	r.disk.Lock()
+	defer r.disk.Unlock()
 	if err := r.opts.Storage.Append(entries...); err != nil {
 		return err
 	}
@@ -292,7 +354,12 @@ func (r *Replica[S]) commit(index uint64) error {
 		r.state, r.applied = r.opts.Machine.Apply(r.state, e), e.Index
 	}
 	r.note()
-	return r.compact()
+	if r.failed == nil {
+		if err := r.compact(); err != nil {
+			r.broke(err, false) // the entries are on disk all the same
+		}
+	}
+	return nil
 }
 
 // note wakes those who wait for a change. The caller holds mu.
@@ -346,21 +413,4 @@ func (r *Replica[S]) compact() error {
 	i := slices.IndexFunc(r.log.runs, func(x Run) bool { return x.Last >= last.Index })
 	r.log.runs = slices.Clone(r.log.runs[i:])
 	return nil
-}
-
-// fail ends this node's writing for good.
-func (r *Replica[S]) fail(err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.failed == nil {
-		r.failed = err
-		r.opts.Logger.Error("the cluster's state can't be written any more; this node follows no longer until it is started again", "error", err)
-	}
-}
-
-// Failed is the error of the disk that ended this node's part, nil if none.
-func (r *Replica[S]) Failed() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.failed
 }

@@ -19,6 +19,7 @@ type Report struct {
 	Events   int
 	Kinds    map[string]int // how many of each kind of event
 	Acked    int
+	Filled   int      // disks that were found full
 	Problems []string // invariants that do not hold; nil: all do
 	Log      []string
 }
@@ -37,15 +38,16 @@ func Random(seed uint64, log bool) Report {
 	r := &randomRun{rng: rng, World: New(o), Report: Report{Seed: seed, Single: seed%2 == 0}}
 	r.run()
 	r.Problems = append(r.Problems, r.Wrong()...)
-	r.Acked, r.Log = len(r.acked), r.log
+	r.Acked, r.Filled, r.Log = len(r.acked), r.filled, r.log
 	return r.Report
 }
 
 type randomRun struct {
 	*World
 	Report
-	rng  *rand.Rand
-	lost bool // a node was destroyed
+	rng    *rand.Rand
+	filled int
+	lost   bool // a node was destroyed
 }
 
 // draw makes a cluster.
@@ -113,6 +115,9 @@ func (r *randomRun) run() {
 			r.fault()
 		}
 		r.Run(r.between(0, 3*time.Second))
+	}
+	for _, id := range r.names {
+		r.Fill(id, false)
 	}
 	r.rest("in its parts")
 	r.Heal()
@@ -196,7 +201,9 @@ func (r *randomRun) sides() [][]ids.Node {
 
 // fault is anything at any time.
 func (r *randomRun) fault() {
-	switch r.rng.IntN(7) {
+	switch r.rng.IntN(9) {
+	case 7, 8:
+		r.Fill(r.pick(), r.rng.IntN(3) > 0)
 	case 0, 1:
 		r.Crash(r.pick())
 	case 2:
@@ -223,7 +230,16 @@ func (r *randomRun) single() {
 			r.Run(r.between(0, 2*time.Second))
 		}
 	}
-	switch r.rng.IntN(5) {
+	switch r.rng.IntN(6) {
+	case 5:
+		id := r.pick()
+		r.Fill(id, true)
+		r.order()
+		during()
+		r.Run(5 * time.Second)
+		r.handedOver(id)
+		during()
+		r.Fill(id, false)
 	case 4:
 		if r.lost || len(r.names) < 3 {
 			return
@@ -252,6 +268,24 @@ func (r *randomRun) single() {
 	}
 	during()
 	r.rest("after a fault")
+}
+
+// handedOver holds that a node which found its disk full does not lead where
+// another could.
+func (r *randomRun) handedOver(id ids.Node) {
+	n := r.nodes[id]
+	if !n.up || !n.failed {
+		return
+	}
+	r.filled++
+	if !n.leader.Self {
+		return
+	}
+	for peer := range n.members {
+		if p := r.nodes[peer]; p.up && !p.failed && !p.opts.NoMaster {
+			r.broken("%s leads with a full disk, and %s has room", id, peer)
+		}
+	}
 }
 
 // rest waits until the cluster is as it must be.

@@ -24,6 +24,7 @@ type node struct {
 	entries []cluster.Event // the log: entry i has index i+1
 	states  []cluster.State // [i]: after i entries; what a log gives is certain
 	files   map[string]bool // parts of models that were fetched
+	full    bool            // there is no room for entries
 
 	gone bool // it was destroyed
 	up   bool
@@ -31,11 +32,14 @@ type node struct {
 
 	// The process.
 	el      *election.Machine
-	woken   time.Time // when the election's next deadline is looked at
+	unsaved *election.Durable // there was no room for it
+	woken   time.Time         // when the election's next deadline is looked at
 	leader  election.Leader
 	members map[ids.Node]int // peers, and the life they were seen in
 	causes  map[ids.Node]string
-	drops   map[ids.Node]int // how often a peer was given up: its connections are closed then
+	unfit   map[ids.Node]bool // peers that can't write
+	failed  bool              // it could not write, and tries again
+	drops   map[ids.Node]int  // how often a peer was given up: its connections are closed then
 
 	applied uint64
 	copying *stream           // from the master
@@ -78,11 +82,13 @@ func (n *node) clock() time.Time { return n.w.now.Add(n.opts.Skew) }
 func (n *node) start() {
 	n.up, n.life = true, n.life+1
 	n.members, n.causes, n.drops = map[ids.Node]int{}, map[ids.Node]string{}, map[ids.Node]int{}
+	n.unfit, n.failed = map[ids.Node]bool{}, false
 	n.leader, n.copying, n.term, n.lost, n.offered, n.early = election.Leader{}, nil, nil, nil, 0, nil
 	n.local, n.memory = map[plan.Key]*local{}, reconcile.Memory{}
+	n.unsaved = nil
 	n.told, n.facts, n.keeping, n.poked, n.asking, n.wake, n.woken = false, false, false, false, false, time.Time{}, time.Time{}
 	n.applied = uint64(len(n.entries))
-	c := election.Config{ID: n.opts.ID, Candidate: !n.opts.NoMaster, Force: n.opts.Force, Durable: n.durable, Timeout: election.DefaultTimeout}
+	c := election.Config{ID: n.opts.ID, Candidate: !n.opts.NoMaster, Force: n.opts.Force, Durable: n.durable, Timeout: election.DefaultTimeout, Quiet: election.DefaultQuiet}
 	if !n.opts.NoGrace {
 		c.Grace = 1500 * time.Millisecond
 	}
@@ -138,7 +144,19 @@ func (n *node) look(peer ids.Node) {
 func (n *node) elect() {
 	r := n.el.Ready()
 	if r.Durable != nil {
-		n.durable = *r.Durable
+		n.unsaved = r.Durable
+	}
+	if n.unsaved != nil && !n.full { // else it goes on, and tries again
+		n.durable, n.unsaved = *n.unsaved, nil
+	}
+	if r.Unfit != nil {
+		clear(n.unfit)
+		for _, peer := range *r.Unfit {
+			n.unfit[peer] = true
+		}
+		if n.term != nil {
+			n.settle()
+		}
 	}
 	for _, msg := range r.Messages {
 		n.w.send(n.opts.ID, msg.To, func(to *node) {

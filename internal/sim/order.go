@@ -18,6 +18,7 @@ import (
 var (
 	errNoMaster    = errors.New("no master")
 	errUnconfirmed = errors.New("not confirmed in time")
+	errFull        = errors.New("no space left on device")
 )
 
 // confirm is how long a command may take.
@@ -78,6 +79,7 @@ func newer(runs []run, session ids.Session) bool {
 type term struct {
 	session ids.Session
 	serving bool
+	begun   bool // its first entry is written
 	waiting []*pending
 	streams map[ids.Node]*follower
 }
@@ -177,6 +179,9 @@ func (n *node) freshest(t *term, answers map[ids.Node][]run) {
 				return
 			}
 			done = true
+			if len(rest) > 0 && !n.room() {
+				return // when there is room the term is begun anew
+			}
 			n.rewind(at)
 			n.append(rest)
 			n.serve(t)
@@ -185,7 +190,7 @@ func (n *node) freshest(t *term, answers map[ids.Node][]run) {
 	n.after(500*time.Millisecond, next)
 }
 
-// serve takes commands from now on.
+// serve takes commands from now on, if the first one can be written.
 func (n *node) serve(t *term) {
 	n.commit(uint64(len(n.entries)))
 	t.serving = true
@@ -194,6 +199,10 @@ func (n *node) serve(t *term) {
 		n.w.broken("%v", err)
 		return
 	}
+	if !n.room() {
+		return // followers copy what there is; it is tried again
+	}
+	t.begun = true
 	n.order(c, func(answer, error) {})
 	early := n.early
 	n.early = nil
@@ -282,7 +291,13 @@ func (n *node) take(c command.Command, reply func(answer, error)) {
 	switch {
 	case n.term == nil:
 		reply(answer{}, errNoMaster)
-	case !n.term.serving:
+	case n.failed && !n.recover(): // the answer is of this moment
+		reply(answer{}, errFull)
+	case n.term == nil || !n.term.serving:
+		if n.term == nil {
+			reply(answer{}, errNoMaster)
+			return
+		}
 		n.early = append(n.early, func() { n.take(c, reply) })
 	default:
 		n.order(c, reply)
@@ -294,6 +309,10 @@ func (n *node) order(c command.Command, reply func(answer, error)) {
 	events, result, err := command.Decide(n.states[len(n.states)-1], c, n.term.session, n.clock())
 	if err != nil {
 		reply(answer{}, err)
+		return
+	}
+	if len(events) > 0 && !n.room() {
+		reply(answer{}, errFull)
 		return
 	}
 	for i, e := range events {
@@ -333,6 +352,12 @@ func (n *node) spread() {
 			if p.copying == nil || p.copying.id != id || p.copying.broken {
 				return
 			}
+			if len(rest) > 0 && !p.room() {
+				p.copying.broken = true
+				delete(t.streams, p.opts.ID) // it closes its stream
+				n.settled(t)
+				return
+			}
 			p.append(rest)
 			p.confirm(t, id)
 			p.commit(commit)
@@ -363,7 +388,11 @@ func (n *node) settle() {
 			safe = max(safe, f.acked)
 		}
 	}
-	if len(n.members) == 0 {
+	able := false // there is another disk that a command can wait for
+	for peer := range n.members {
+		able = able || !n.unfit[peer] || t.streams[peer] != nil
+	}
+	if !able {
 		safe = uint64(len(n.entries))
 	}
 	n.commit(safe)
@@ -377,6 +406,9 @@ func (n *node) settle() {
 
 // follow copies the master's log, and comes again when the stream breaks.
 func (n *node) follow() {
+	if n.failed {
+		return // it follows when it can write
+	}
 	n.w.count++
 	s := &stream{id: n.w.count, from: n.leader.Session.Master}
 	n.copying = s
@@ -390,6 +422,10 @@ func (n *node) follow() {
 		t.streams[from] = &follower{id: s.id, sent: at}
 		n.w.send(m.opts.ID, from, func(*node) {
 			if n.copying != s || s.broken {
+				return
+			}
+			if at < uint64(len(n.entries)) && !n.room() {
+				s.broken = true
 				return
 			}
 			s.open = true

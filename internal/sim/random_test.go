@@ -22,6 +22,9 @@ var (
 	figuresFile = flag.String("figures", "", "a file that figures are appended to")
 )
 
+// enoughSeeds are so many that everything happens which the test asks for in the end.
+const enoughSeeds = 500
+
 // TestRandom runs so many seeds, one on each processor, at 7 to 10 ms each: the
 // usual 10,000 take less than a minute on two processors that are free. Under
 // the race detector, which has little to see in Worlds of one goroutine each,
@@ -31,10 +34,10 @@ func TestRandom(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	n := *seeds
 	if testing.Short() {
-		n = min(n, 100)
+		n = min(n, enoughSeeds)
 	}
 	begin := time.Now()
-	var next, events, acked atomic.Uint64
+	var next, events, acked, filled atomic.Uint64
 	next.Store(*first)
 	var mu sync.Mutex
 	kinds := map[string]int{}
@@ -49,6 +52,7 @@ func TestRandom(t *testing.T) {
 				r := Random(seed, false)
 				events.Add(uint64(r.Events))
 				acked.Add(uint64(r.Acked))
+				filled.Add(uint64(r.Filled))
 				mu.Lock()
 				for kind, n := range r.Kinds {
 					kinds[kind] += n
@@ -63,8 +67,12 @@ func TestRandom(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	t.Logf("%d seeds, %d events, %d acknowledged commands: %v", n, events.Load(), acked.Load(), kinds)
-	if n < 100 || t.Failed() {
+	t.Logf("%d seeds, %d events, %d acknowledged commands, %d disks full: %v", n, events.Load(), acked.Load(), filled.Load(), kinds)
+	if t.Failed() {
+		return
+	}
+	if n < enoughSeeds {
+		t.Logf("NOT RUN: whether enough happens, which takes %d seeds", enoughSeeds)
 		return
 	}
 	err := figures.Append(*figuresFile, figures.Figure{Name: fmt.Sprintf("%d simulated clusters, all invariants", n), Unit: "s",
@@ -74,6 +82,9 @@ func TestRandom(t *testing.T) {
 	}
 	if acked.Load() < n {
 		t.Errorf("%d seeds acknowledged %d commands: too little happens", n, acked.Load())
+	}
+	if filled.Load() == 0 {
+		t.Error("no seed found a disk full: too little happens")
 	}
 	for _, kind := range []string{"session_began", "node_seen", "node_gone", "node_drained", "model_known", "model_wanted", "model_unwanted", "wanted_problem",
 		"instance_placed", "instance_released", "shard_reported", "command_dropped", "swap_began", "swap_ended", "swap_undone", "swap_forgotten"} {

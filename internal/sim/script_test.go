@@ -27,6 +27,7 @@ import (
 //	load MODEL at=ID [replicas=N] [unplanned]
 //	swap OLD NEW at=ID
 //	unload MODEL at=ID; drain ID at=ID; resume ID at=ID; promote ID at=ID
+//	full ID ..., room ID ...       leaves no room on disks for the log, or makes it
 //	run DURATION                   lets time pass
 //	settle                         until all is as it must be, and checks everything
 //	status ID                      what a node knows
@@ -97,6 +98,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		each(s.w.Start)
 	case "crash":
 		each(s.w.Crash)
+	case "full", "room":
+		each(func(id ids.Node) { s.w.Fill(id, d.Cmd == "full") })
 	case "cut":
 		var sides [][]ids.Node
 		for _, name := range names {

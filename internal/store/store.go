@@ -154,7 +154,7 @@ func verify(db *bolt.DB) (c *contents, err error) {
 		meta := tx.Bucket(bucketMeta)
 		err := meta.ForEach(func(k, v []byte) error {
 			switch string(k) {
-			case string(keyFormat), string(keySnapshot):
+			case string(keyFormat), string(keySnapshot), keyProbe:
 				return nil
 			}
 			c.values[string(k)] = append([]byte(nil), v...)
@@ -276,6 +276,23 @@ func (l *Log) Append(entries ...Entry) error {
 		return nil
 	})
 	return l.explain("write the cluster's state", err)
+}
+
+// probed is how much Probe writes: what a busy second may bring.
+const probed = 256 << 10
+
+const keyProbe = "probe"
+
+// Probe finds out whether the log can be written, by writing so much and
+// forgetting it again; nil: it can. What it takes of the file is used again by what
+// comes next.
+func (l *Log) Probe() error {
+	if err := l.Put(keyProbe, make([]byte, probed)); err != nil {
+		return err
+	}
+	return l.explain("write the cluster's state", l.db.Update(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketMeta).Delete([]byte(keyProbe))
+	}))
 }
 
 // Entries gives up to limit entries from index on. Those that a snapshot

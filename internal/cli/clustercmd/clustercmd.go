@@ -79,6 +79,7 @@ var hints = map[string]string{
 	api.CodeNotEnoughNodes:    "'skein nodes' shows the workers",
 	api.CodeNotPlaceable:      "'skein models load NAME --dry-run' shows what can be done",
 	api.CodeNoMaster:          "'skein status' shows who could lead",
+	api.CodeUnwritable:        "'skein health' shows which disks",
 	api.CodeUnconfirmed:       "see what became of it with 'skein status'",
 	api.CodeConflict:          "see 'skein status', then try again",
 	api.CodeUnavailable:       "'skein status' shows how the cluster is",

@@ -225,6 +225,9 @@ func (e Env) health(ctx context.Context, c *client.Client, asJSON bool) error {
 		if h.Problem != "" {
 			lines = append(lines, table.Wrap(table.Visible(h.Problem), width, 2)...)
 		}
+		for _, w := range h.Warnings {
+			lines = append(lines, table.Wrap(table.Visible(w), width, 2)...)
+		}
 		if h.GenerationsResumed+h.GenerationsLost > 0 {
 			lines = append(lines, table.Wrap(fmt.Sprintf("generations that lost their place: %d went on at another, %d ended", h.GenerationsResumed, h.GenerationsLost), width, 2)...)
 		}

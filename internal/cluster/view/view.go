@@ -11,6 +11,7 @@ package view
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -147,12 +148,27 @@ func (v *View) Health() (api.Health, error) {
 		h.GenerationsResumed += int(max(0, x.Resumed))
 		h.GenerationsLost += int(max(0, x.Lost))
 	}
+	h.Warnings = v.warnings()
 	_, h.Problem = v.Master()
+	if why := v.in.Vitals[v.in.Master].LogProblem; h.Problem == "" && why != "" && v.live(v.in.Master) {
+		h.Problem = fmt.Sprintf("commands are refused, since the master %s can't write them to its disk, and no other node can lead: %s", v.name(v.in.Master), why)
+	}
 	if h.Problem == "" && h.NodeCount == 0 {
 		h.Problem = "no node is online"
 	}
 	h.Healthy = h.Problem == ""
 	return h, nil
+}
+
+// warnings are what somebody should mend though the cluster works.
+func (v *View) warnings() []string {
+	var out []string
+	for _, id := range slices.Sorted(maps.Keys(v.in.Vitals)) {
+		if why := v.in.Vitals[id].LogProblem; why != "" && v.live(id) {
+			out = append(out, fmt.Sprintf("node %s can't write the cluster's log, and neither leads nor holds new commands until it can: %s", v.name(id), why))
+		}
+	}
+	return out
 }
 
 // Nodes answers GET /v1/cluster/nodes.

@@ -40,6 +40,14 @@ func NoMaster(why string) error {
 	return e
 }
 
+// Unwritable is the error of a command that the master can't keep, since the
+// disks are full of all who could lead; why says where room is to be made.
+func Unwritable(why string) error {
+	e := api.NewError(http.StatusServiceUnavailable, api.CodeUnwritable, "", why)
+	e.RetryAfter = 5
+	return e
+}
+
 // Unconfirmed is the error of a command whose outcome is not known.
 func Unconfirmed(id string, err error) error {
 	e := api.NewError(http.StatusServiceUnavailable, api.CodeUnconfirmed, "",

@@ -186,7 +186,7 @@ func (c *Control) Start() error {
 	}
 	c.elector, err = master.Start(master.Options{
 		ID: o.ID, Candidate: o.Config.Cluster.Candidate(), Force: o.Config.Cluster.Forced(), Storage: c.store,
-		Send: c.sendStatus, Changed: c.lead, Grace: grace, Logger: o.Logger,
+		Send: c.sendStatus, Changed: c.lead, Unfit: c.unfit, Grace: grace, Logger: o.Logger,
 	})
 	if err != nil {
 		return err
@@ -255,12 +255,28 @@ func (c *Control) lead(l election.Leader) {
 	c.keeper.Lead(l)
 }
 
-// watch tells the election how much of the log is applied.
+// unfit passes on which peers can't write their logs.
+func (c *Control) unfit(peers []ids.Node) {
+	if len(peers) > 0 {
+		c.log.Warn("logs of other nodes can't be written: they lead nobody and hold no copies of commands; make room on their disks", "nodes", peers)
+	} else {
+		c.log.Info("the logs of all other nodes can be written again")
+	}
+	c.replica.SetUnfit(peers)
+}
+
+// watch tells the election how much of the log is applied, and whether it can be
+// written.
 func (c *Control) watch() {
+	writable := true
 	for {
 		changes := c.replica.Changes()
 		_, applied := c.replica.State()
 		c.elector.Seen(applied)
+		if now := c.replica.Failed() == nil; now != writable {
+			writable = now
+			c.elector.Writable(now)
+		}
 		select {
 		case <-changes:
 		case <-c.ctx.Done():
@@ -371,6 +387,23 @@ func (c *Control) loadOnDemand(ctx context.Context, name string) (uint64, error)
 	return p.Index, generationError(err)
 }
 
+// Certainly gives a command, and again under its id until a master has it: the
+// lead may change hands at this moment. A refusal ends it, and the context.
+func (c *Control) Certainly(ctx context.Context, cmd replica.Command) error {
+	for {
+		_, err := c.Cluster().Submit(ctx, cmd)
+		if !brief(err) {
+			return err
+		}
+		select {
+		case <-c.replica.Changes():
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
 // turnover is how long an election may take before a request is told that
 // there is no master.
 const turnover = 3 * time.Second
@@ -389,8 +422,9 @@ func generationError(err error) error {
 	e := &generation.Error{Kind: generation.KindFailed, Message: err.Error(), Err: err}
 	var no *replica.Refusal
 	var none *replica.NoMasterError
+	var full *replica.UnwritableError
 	switch {
-	case errors.As(err, &none):
+	case errors.As(err, &none), errors.As(err, &full):
 		e.Kind, e.RetryAfter = generation.KindUnavailable, 5
 	case errors.Is(err, replica.ErrUnconfirmed):
 		e.Kind, e.RetryAfter = generation.KindUnavailable, 1

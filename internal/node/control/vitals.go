@@ -195,6 +195,9 @@ func (g *gauges) own(ctx context.Context) (cluster.Vitals, error) {
 		v.Refusals = g.c.opts.Refusals()
 	}
 	v.Resumed, v.Lost = g.c.router.Losses()
+	if err := g.c.replica.Failed(); err != nil {
+		v.LogProblem = err.Error()
+	}
 	m := g.meter.Read(ctx)
 	v.FastCores, v.EfficientCores, v.GPU, v.Temperature, v.Power = m.FastCores, m.EfficientCores, m.GPU, m.Temperature, m.Power
 	pending := map[string]int64{}

@@ -35,11 +35,12 @@ type Client struct{ HTTP *http.Client }
 
 // problem is an error on the wire.
 type problem struct {
-	Kind    string      `json:"kind"` // refusal, no_master, unconfirmed, failed
+	Kind    string      `json:"kind"` // refusal, no_master, unconfirmed, unwritable, failed
 	Code    string      `json:"code,omitempty"`
 	Message string      `json:"message"`
 	Index   uint64      `json:"index,omitempty"`
 	Last    ids.Session `json:"last,omitzero"`
+	Node    ids.Node    `json:"node,omitempty"` // of unwritable
 }
 
 // Status asks a node how fresh its log is.
@@ -94,6 +95,8 @@ func (p problem) error() error {
 		return &replica.Refusal{Code: p.Code, Message: p.Message, Index: p.Index}
 	case "no_master":
 		return &replica.NoMasterError{Last: p.Last}
+	case "unwritable":
+		return &replica.UnwritableError{Node: p.Node, Err: errors.New(p.Message)}
 	case "unconfirmed":
 		return fmt.Errorf("%w (%s)", replica.ErrUnconfirmed, p.Message)
 	}
@@ -103,7 +106,10 @@ func (p problem) error() error {
 func problemOf(err error) problem {
 	var no *replica.Refusal
 	var none *replica.NoMasterError
+	var full *replica.UnwritableError
 	switch {
+	case errors.As(err, &full):
+		return problem{Kind: "unwritable", Message: full.Err.Error(), Node: full.Node}
 	case errors.As(err, &no):
 		return problem{Kind: "refusal", Code: no.Code, Message: no.Message, Index: no.Index}
 	case errors.As(err, &none):
