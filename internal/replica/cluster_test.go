@@ -123,6 +123,7 @@ type member struct {
 	log   *store.Log
 	wrote chan uint64 // indexes that came to disk, as far as somebody reads them
 	disk  *atomic.Pointer[syscall.Errno]
+	late  *atomic.Pointer[syscall.Errno]
 }
 
 // tapped is a log that tells what was written.
@@ -130,6 +131,7 @@ type tapped struct {
 	*store.Log
 	wrote chan uint64
 	disk  *atomic.Pointer[syscall.Errno] // its error; nil: it is well
+	late  *atomic.Pointer[syscall.Errno] // the same, after it has written
 }
 
 func (l tapped) Append(entries ...Entry) error {
@@ -142,6 +144,9 @@ func (l tapped) Append(entries ...Entry) error {
 		case l.wrote <- e.Index:
 		default:
 		}
+	}
+	if no := l.late.Load(); err == nil && no != nil {
+		err = &os.PathError{Op: "sync", Path: "cluster.db", Err: *no}
 	}
 	return err
 }
@@ -172,16 +177,16 @@ func (c *cluster) start(id ids.Node) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	wrote, disk := make(chan uint64, 16), new(atomic.Pointer[syscall.Errno])
+	wrote, disk, late := make(chan uint64, 16), new(atomic.Pointer[syscall.Errno]), new(atomic.Pointer[syscall.Errno])
 	r, err := New(Options[book]{
-		Self: id, Machine: bookMachine, Storage: tapped{log, wrote, disk}, Transport: link{c, id}, Logger: slog.New(slog.DiscardHandler),
+		Self: id, Machine: bookMachine, Storage: tapped{log, wrote, disk, late}, Transport: link{c, id}, Logger: slog.New(slog.DiscardHandler),
 		Gather: 2 * time.Second, Confirm: 10 * time.Second, Keep: 5, Every: c.every,
 	})
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	c.mu.Lock()
-	c.nodes[id] = &member{r, log, wrote, disk}
+	c.nodes[id] = &member{r, log, wrote, disk, late}
 	c.mu.Unlock()
 	c.members()
 }

@@ -92,10 +92,9 @@ func (r *Replica[S]) rule(ctx context.Context, session ids.Session) bool {
 			failed, changed := r.failed, r.changed
 			r.mu.Unlock()
 			if failed == nil {
-				if !t.whole() {
-					return true
+				if broken = t.resume(); broken == nil {
+					broken = t.write(ctx, nil)
 				}
-				broken = t.write(ctx, nil)
 				continue
 			}
 			mended = changed
@@ -116,13 +115,13 @@ func (r *Replica[S]) rule(ctx context.Context, session ids.Session) bool {
 				break
 			}
 			if broken != nil { // the answer must be of this moment
-				if err := r.try(); err != nil {
+				err := r.try()
+				if err == nil {
+					err = t.resume()
+				}
+				if err != nil {
 					t.refuse(batch, err)
 					continue
-				}
-				if !t.whole() {
-					t.refuse(batch, broken)
-					return true
 				}
 			}
 			broken = t.write(ctx, batch)
@@ -153,15 +152,31 @@ func (t *masterTerm[S]) write(ctx context.Context, batch []*pending) error {
 	return err
 }
 
-// whole tells that the log on disk ends where this term left it: what could not
-// be written is not there all the same.
-func (t *masterTerm[S]) whole() bool {
-	t.r.mu.Lock()
-	last := t.r.log.last
-	t.r.mu.Unlock()
+// resume has the term go on from the log as it is on disk: what failed to be
+// written may be there all the same.
+func (t *masterTerm[S]) resume() error {
+	r := t.r
+	r.mu.Lock()
+	state, last := r.state, r.log.last
+	entries, ok, err := r.opts.Storage.Entries(r.applied+1, int(last-r.applied))
+	if err == nil && (!ok || len(entries) != int(last-r.applied)) {
+		err = fmt.Errorf("entries %d to %d are not in the log", r.applied+1, last)
+	}
+	if err != nil {
+		r.broke(err, true)
+		r.mu.Unlock()
+		return err
+	}
+	r.mu.Unlock()
+	for _, e := range entries {
+		state = r.opts.Machine.Apply(state, e)
+	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.last == last
+	t.next, t.last = state, last
+	t.wakeAll()
+	t.mu.Unlock()
+	t.settle()
+	return nil
 }
 
 // refuse answers commands that can't be written.

@@ -412,3 +412,30 @@ func TestMatch(t *testing.T) {
 		}
 	}
 }
+
+// TestMasterThatDoesNotKnowYet: nodes learn the outcome of an election one after
+// the other; a command that is early is no less carried out.
+func TestMasterThatDoesNotKnowYet(t *testing.T) {
+	c := newCluster(t, "a", "b")
+	c.elect("a")
+	c.must("b", word("1", "one"))
+	c.clock++
+	s := ids.Session{Master: "b", Clock: c.clock}
+	c.node("a").Lead(s, true, false) // b takes a for the master still
+	got := make(chan error, 1)
+	go func() {
+		_, err := c.submit("a", word("2", "two"))
+		got <- err
+	}()
+	for range 3 { // b was asked, and says that it does not lead
+		var none *NoMasterError
+		if _, err := c.node("b").Serve(t.Context(), word("3", "three")); !errors.As(err, &none) {
+			t.Fatalf("%v", err)
+		}
+	}
+	c.node("b").Lead(s, true, true)
+	if err := <-got; err != nil {
+		t.Fatal(err)
+	}
+	c.agree("one", "two")
+}

@@ -249,3 +249,44 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// TestProbe leaves nothing behind, in the log or in its file beyond the first one.
+func TestProbe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	l := openAt(t, path)
+	want := entries(1, 5)
+	if err := l.Append(want...); err != nil {
+		t.Fatal(err)
+	}
+	size := func() int64 {
+		s, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Size()
+	}
+	var first int64
+	for range 20 {
+		if err := l.Probe(); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := l.Get(keyProbe); err != nil || v != nil {
+			t.Fatalf("%d bytes are left, %v", len(v), err)
+		}
+		if first == 0 {
+			first = size()
+		}
+	}
+	if now := size(); now > 2*first {
+		t.Errorf("the file grew from %d to %d bytes", first, now)
+	}
+	shut(t, l)
+	l = openAt(t, path)
+	if got := all(t, l, 1); len(got) != len(want) {
+		t.Errorf("%d entries of %d", len(got), len(want))
+	}
+	shut(t, l)
+	if err := l.Probe(); err == nil {
+		t.Error("a file that is closed can be written")
+	}
+}

@@ -254,6 +254,23 @@ func TestFacts(t *testing.T) {
 	if h, err := view.Of(in).Health(); err != nil || h.Healthy || h.Problem != "start one without --no-master" || h.NodeCount != 1 {
 		t.Errorf("health without a master: %+v, %v", h, err)
 	}
+	// A log that can't be written is a warning; the master's, that commands are refused.
+	in = inputs(t)
+	v := in.Vitals["ab22"]
+	v.LogProblem = "no space left on device"
+	in.Vitals["ab22"] = v
+	in.Master = "aa11"
+	if h, err := view.Of(in).Health(); err != nil || !h.Healthy || len(h.Warnings) != 1 || !strings.Contains(h.Warnings[0], "node Mini can't write") {
+		t.Errorf("health with a full disk: %+v, %v", h, err)
+	}
+	in.Master = "ab22"
+	if h, err := view.Of(in).Health(); err != nil || h.Healthy || !strings.Contains(h.Problem, "no space left") {
+		t.Errorf("health with the master's disk full: %+v, %v", h, err)
+	}
+	delete(in.Live, "ab22") // what it told last is of the past
+	if h, err := view.Of(in).Health(); err != nil || len(h.Warnings) != 0 {
+		t.Errorf("health without the node with a full disk: %+v, %v", h, err)
+	}
 	// How long ago that was: what is known best counts.
 	in = inputs(t)
 	delete(in.Live, "aa11")
@@ -267,7 +284,7 @@ func TestFacts(t *testing.T) {
 	if got := since(in); got != 0.4 { // it told something then
 		t.Errorf("gone for %v s by its vitals", got)
 	}
-	v := in.Vitals["aa11"]
+	v = in.Vitals["aa11"]
 	v.At = in.State.Nodes["aa11"].Since
 	in.Vitals["aa11"] = v
 	in.Lost = map[ids.Node]time.Time{"aa11": now.Add(-20 * time.Second)}

@@ -165,6 +165,7 @@ func TestErrors(t *testing.T) {
 		{"a refusal from the future", nil, refusal("quota"), "POST", load, body, 409, "conflict", "model_id", "no: quota"},
 		{"nobody has the files", nil, refusal(command.NoFiles), "POST", load, body, 409, "not_placeable", "model_id", "no"},
 		{"unconfirmed", nil, Unconfirmed("k", errors.New("not confirmed in time")), "POST", load, body, 503, "unconfirmed", "", "Idempotency-Key: k"},
+		{"no disk has room", nil, Unwritable("make room on the disk of /home"), "POST", load, body, 503, "unwritable", "", "make room"},
 		{"the master is gone meanwhile", nil, NoMaster("start one without --no-master"), "POST", load, body, 503, "no_master", "", "--no-master"},
 		{"busy engine", nil, &generation.Error{Kind: generation.KindNoMemory, Message: "need 2 GB"}, "POST", load, body, 507, "insufficient_memory", "", "need 2 GB"},
 
