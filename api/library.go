@@ -7,6 +7,7 @@ const (
 	SourceAdded   = "added"   // registered by `skein models add`
 	SourcePath    = "path"    // not listed: named by its path
 	SourceNodes   = "nodes"   // on other nodes of the cluster only
+	SourceFetched = "fetched" // a whole copy that the node fetched from another one
 )
 
 // LibraryList answers GET /v1/cluster/library.
@@ -26,7 +27,7 @@ type LibraryEntry struct {
 	Quantization  string   `json:"quantization" example:"Q4_K_M"`
 	Parameters    uint64   `json:"parameters" doc:"Number of weights"`
 	ContextLength int      `json:"context_length" doc:"Tokens it was trained on; 0: not stated"`
-	Source        string   `json:"source" enum:"bundled,dir,added,path,nodes" doc:"Where the files come from; nodes: other nodes of the cluster have it, and this one has not"`
+	Source        string   `json:"source" enum:"bundled,dir,added,path,nodes,fetched" doc:"Where the files come from; nodes: other nodes of the cluster have it, and this one has not; fetched: this one has a copy of theirs"`
 	Added         float64  `json:"added" doc:"Unix seconds when it was registered; 0: it was not"`
 	Modified      float64  `json:"modified" doc:"Unix seconds when the file was last written"`
 	Problem       string   `json:"problem,omitempty" doc:"Why the file cannot be used; empty when it can"`

@@ -35,6 +35,9 @@ func (v *View) Library(self ids.Node, own []api.LibraryEntry) []api.LibraryEntry
 			Name: name, Paths: []string{}, SizeBytes: v.files(name), SizeGB: inGB(v.files(name)),
 			Parameters: m.Profile.Parameters, ContextLength: m.Profile.Trained, Source: api.SourceNodes,
 		}
+		if slices.Contains(m.Holders, self) {
+			e.Source = api.SourceFetched
+		}
 		e.Nodes, e.NodeNames = v.holders(m.Holders)
 		out = append(out, e)
 	}

@@ -20,12 +20,13 @@ func TestLibraryOfAllNodes(t *testing.T) {
 		return cluster.Model{Name: name, Files: []cluster.File{{Size: 2 * gb}, {Size: gb}}, Profile: placement.Model{Parameters: 7e9, Trained: 4096}, Holders: holders}
 	}
 	in.State.Models = map[string]cluster.Model{
-		"both": model("both", "aa11", "ab22"), "theirs": model("theirs", "ab22", "dd44"), "gone": model("gone"), "removed": model("removed", "aa11"), "other": model("other", "ab22"),
+		"both": model("both", "aa11", "ab22"), "copied": model("copied", "aa11", "ab22"), "theirs": model("theirs", "ab22", "dd44"), "gone": model("gone"), "removed": model("removed", "aa11"), "other": model("other", "ab22"),
 	}
 	v := view.Of(in)
 	own := []api.LibraryEntry{{Name: "both", Paths: []string{"/b"}, Source: "dir"}, {Name: "new", Source: "added"}, {Name: "other", Source: "added"}}
 	want := []api.LibraryEntry{
 		{Name: "both", Paths: []string{"/b"}, Source: "dir", Nodes: []string{"aa11", "ab22"}, NodeNames: []string{"studio", "Mini"}},
+		{Name: "copied", Paths: []string{}, SizeBytes: 3 * gb, SizeGB: 3, Parameters: 7e9, ContextLength: 4096, Source: "fetched", Nodes: []string{"aa11", "ab22"}, NodeNames: []string{"studio", "Mini"}},
 		{Name: "new", Source: "added", Nodes: []string{"aa11"}, NodeNames: []string{"studio"}},
 		{Name: "other", Source: "added", Nodes: []string{"aa11"}, NodeNames: []string{"studio"}},
 		{Name: "theirs", Paths: []string{}, SizeBytes: 3 * gb, SizeGB: 3, Parameters: 7e9, ContextLength: 4096, Source: "nodes", Nodes: []string{"ab22", "dd44"}, NodeNames: []string{"Mini", "attic"}},

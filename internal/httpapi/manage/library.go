@@ -76,7 +76,7 @@ func (d *Dialect) elsewhere(ctx context.Context, name string, err error) error {
 	}
 	if nodes := v.Elsewhere(ids.Node(d.o.Node), id); len(nodes) > 0 {
 		return api.NewError(http.StatusNotFound, api.CodeModelNotFound, "name",
-			fmt.Sprintf("the files of %s are not on this node: %s has them; ask there", id, strings.Join(nodes, ", ")))
+			fmt.Sprintf("%s is not in the library of this node, but on %s: ask there", id, strings.Join(nodes, " and ")))
 	}
 	return err
 }

@@ -58,7 +58,7 @@ func TestLibraryElsewhere(t *testing.T) {
 	}
 	f.err = api.NewError(404, api.CodeModelNotFound, "name", "model \"m\" is not known")
 	for _, method := range []string{"GET", "DELETE"} {
-		if w := call(h, method, "/v1/cluster/library/M", ""); w.Code != 404 || !strings.Contains(w.Body.String(), "the files of m are not on this node: Mini has them") {
+		if w := call(h, method, "/v1/cluster/library/M", ""); w.Code != 404 || !strings.Contains(w.Body.String(), "m is not in the library of this node, but on Mini: ask there") {
 			t.Errorf("%s: %d %s", method, w.Code, w.Body)
 		}
 		if w := call(h, method, "/v1/cluster/library/nope", ""); w.Code != 404 || !strings.Contains(w.Body.String(), "is not known") {
