@@ -3,13 +3,42 @@
 package cli_test
 
 import (
+	"bufio"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
+
+// Who reads the first events and no more, as `events | head` does, is not
+// followed by a command that waits for the next one for ever.
+func TestEventsEndWithTheirReader(t *testing.T) {
+	where, _ := clusterAt(t, "org/m1")
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0], "cluster", "events")
+	cmd.Env = append(os.Environ(), asProgram+"=1", "SKEIN_HOME="+where, "GORACE=atexit_sleep_ms=0", "SKEIN_HOST=", "SKEIN_PORT=", "SKEIN_API_KEY=")
+	cmd.Stdout = write
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	overdue := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+	defer overdue.Stop()
+	_ = write.Close()
+	if line, err := bufio.NewReader(read).ReadString('\n'); err != nil || !strings.Contains(line, "snapshot") {
+		t.Errorf("%q, %v", line, err)
+	}
+	_ = read.Close()
+	_ = cmd.Wait() // the code tells
+	if code := cmd.ProcessState.ExitCode(); code != 141 {
+		t.Errorf("%v", cmd.ProcessState)
+	}
+}
 
 // completions are words before the cursor, and what the shell makes of them with
 // the cluster of clusterAt.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -95,9 +96,11 @@ task, a download, or the master, and for each command that somebody gave. With -
 				e.Note("the connection to the node broke (%v); trying again", err)
 				return nil
 			}
-			return e.do(cmd.Context(), func(c *client.Client) error {
+			ctx, stop := whileRead(cmd.Context(), e.Stdout)
+			defer stop()
+			err := e.do(ctx, func(c *client.Client) error {
 				n := named{}
-				return c.Follow(cmd.Context(), o, func(event api.Event) error {
+				return c.Follow(ctx, o, func(event api.Event) error {
 					n.take(event)
 					if !asJSON {
 						width, _ := e.Terminal()
@@ -110,6 +113,10 @@ task, a download, or the master, and for each command that somebody gave. With -
 					return table.Print(e.Stdout, string(b))
 				})
 			})
+			if errors.Is(context.Cause(ctx), errUnread) {
+				return &command.ExitError{Code: exitUnread}
+			}
+			return err
 		},
 	}
 	fs := cmd.Flags()
@@ -120,6 +127,12 @@ task, a download, or the master, and for each command that somebody gave. With -
 	_ = cmd.RegisterFlagCompletionFunc("types", cobra.FixedCompletions(kinds, cobra.ShellCompDirectiveNoFileComp)) // the flag is known
 	return cmd
 }
+
+// errUnread: nobody reads what is written any more, as with 'events | head'.
+var errUnread = errors.New("nobody reads the output any more")
+
+// exitUnread is what the shell shows of a program that writes to such a pipe.
+const exitUnread = 141
 
 // named are the names of nodes by their ids, as far as events told them.
 type named map[string]string
