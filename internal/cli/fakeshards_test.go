@@ -29,7 +29,7 @@ func (fakeShards) Check(_ context.Context, o shards.CheckOptions) (shards.Report
 func (fakeShards) Bench(_ context.Context, o shards.BenchOptions, say func(string, ...any)) ([]shards.Figure, error) {
 	say("round 1 of %d", o.Rounds)
 	f := shards.Figure{Model: o.Model, Figure: shards.Decode, Stages: o.Layout.Stages, Ranks: o.Layout.Ranks, Streams: o.Streams, PromptTokens: o.PromptTokens,
-		TLS: o.Layout.TLS, Baseline: "whole-1-thread", BaselineStreams: 2, Sharded: 18, Whole: 10, Ratio: 1.8, Unit: "tok/s", ShardedEach: []float64{17, 18, 19}, WholeEach: []float64{10}}
+		TLS: o.Layout.TLS, Activations: o.Layout.Activations(), Baseline: "whole-1-thread", BaselineStreams: 2, Sharded: 18, Whole: 10, Ratio: 1.8, Unit: "tok/s", ShardedEach: []float64{17, 18, 19}, WholeEach: []float64{10}}
 	return []shards.Figure{f, f}, nil
 }
 

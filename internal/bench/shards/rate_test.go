@@ -91,7 +91,7 @@ func TestBench(t *testing.T) {
 			t.Fatal(err)
 		}
 		f := func(kind string, streams int, baseline string, baselineStreams int, sharded, whole float64) Figure {
-			return Figure{Model: "m", Figure: kind, Stages: 2, Ranks: 1, Streams: streams, PromptTokens: 100, Baseline: baseline,
+			return Figure{Model: "m", Figure: kind, Stages: 2, Ranks: 1, Streams: streams, PromptTokens: 100, Activations: "f32", Baseline: baseline,
 				BaselineStreams: baselineStreams, Sharded: sharded, Whole: whole, Ratio: sharded / whole, Unit: "tok/s"}
 		}
 		want := []Figure{
