@@ -44,21 +44,35 @@ func settle(ctx context.Context, err error) error {
 	return &Error{Kind: KindFailed, Message: fmt.Sprintf("the model's runner failed: %v; send the request again", err), Err: err}
 }
 
+// KindOfCode sorts a runner's refusal by its code.
+func KindOfCode(code string) Kind {
+	switch code {
+	case wire.CodeInvalid:
+		return KindInvalid
+	case wire.CodeBusy:
+		return KindBusy
+	case wire.CodeContextExceeded:
+		return KindContextExceeded
+	case wire.CodeMemory:
+		return KindNoMemory
+	}
+	return KindFailed
+}
+
 // byCode turns a runner's error code into an Error.
 func byCode(code, message string, prompt, limit int) *Error {
-	switch code {
-	case wire.CodeBusy:
-		return &Error{Kind: KindBusy, RetryAfter: busyRetry, Message: "all slots of the model are taken and its queue is full; try again in a moment"}
-	case wire.CodeContextExceeded:
+	switch kind := KindOfCode(code); kind {
+	case KindBusy:
+		return &Error{Kind: kind, RetryAfter: busyRetry, Message: "all slots of the model are taken and its queue is full; try again in a moment"}
+	case KindContextExceeded:
 		e := exceeded(prompt, limit, "")
 		e.Err = errors.New(message)
 		return e
-	case wire.CodeInvalid:
-		return &Error{Kind: KindInvalid, Message: message}
-	case wire.CodeMemory:
-		return &Error{Kind: KindNoMemory, Message: message}
+	case KindFailed:
+		return &Error{Kind: kind, Message: "the generation failed: " + message}
+	default:
+		return &Error{Kind: kind, Message: message}
 	}
-	return &Error{Kind: KindFailed, Message: "the generation failed: " + message}
 }
 
 // emitError marks what emit returned, so that it is given back as it is.

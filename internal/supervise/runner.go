@@ -412,7 +412,7 @@ func (r *Runner) request(ctx context.Context, t wire.Type, body []byte) (wire.Fr
 			continue // it died between await and here: await knows by now
 		}
 		if failure, ok := errors.AsType[*wire.Failure](err); ok {
-			return f, &generation.Error{Kind: kindOf(failure.Code), Message: failure.Message, Err: failure}
+			return f, &generation.Error{Kind: generation.KindOfCode(failure.Code), Message: failure.Message, Err: failure}
 		}
 		if crash, ok := errors.AsType[*Crash](err); ok {
 			return f, p.died(crash)
@@ -421,21 +421,5 @@ func (r *Runner) request(ctx context.Context, t wire.Type, body []byte) (wire.Fr
 			return f, unavailable(1, err, "%s is being unloaded", r.opts.Name)
 		}
 		return f, err
-	}
-}
-
-// kindOf sorts a runner's answer for the API edges.
-func kindOf(code string) generation.Kind {
-	switch code {
-	case wire.CodeInvalid:
-		return generation.KindInvalid
-	case wire.CodeBusy:
-		return generation.KindBusy
-	case wire.CodeContextExceeded:
-		return generation.KindContextExceeded
-	case wire.CodeMemory:
-		return generation.KindNoMemory
-	default:
-		return generation.KindFailed
 	}
 }

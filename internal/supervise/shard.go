@@ -75,7 +75,7 @@ func (r *Runner) Eval(ctx context.Context, req wire.EvalRequest, each func(token
 	case died:
 		return &generation.Error{Kind: generation.KindFailed, Message: fmt.Sprintf("the runner of %s died (%v)", r.opts.Name, crash), Err: crash}
 	case errors.As(err, &failure):
-		return &generation.Error{Kind: kindOf(failure.Code), Message: failure.Message, Err: failure}
+		return &generation.Error{Kind: generation.KindOfCode(failure.Code), Message: failure.Message, Err: failure}
 	case err != nil:
 		return fmt.Errorf("evaluate: %w", err)
 	case f.Type != wire.TypeResult:
