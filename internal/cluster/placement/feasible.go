@@ -16,20 +16,17 @@ import (
 // stages is how many stages a pipeline must have.
 func (t *table) stages() int { return max(t.request.MinNodes, 2) }
 
-// roomy says how many layers each seat holds when all are taken to be as large
-// as the largest, and builds stages from that. The sum does not depend on any
-// order. It applies where stages may begin and end anywhere.
-func (t *table) roomy(spots []spot) []*stage {
-	m := t.request.Model
-	n := len(m.Layers)
-	if m.Least != nil || n < t.stages() {
-		return nil
-	}
-	type room struct {
-		seat       *seat
-		most, last int // layers, without and with the output head
-	}
-	var rooms []room
+// room is what a seat holds when all layers are taken to be as large as the
+// largest.
+type room struct {
+	seat       *seat
+	most, last int // layers, without and with the output head
+}
+
+// rooms gives the best room of each spot, the required first, then the largest,
+// so that few nodes are used; musts is how many are required. ok is false if a
+// required one has no room.
+func (t *table) rooms(spots []spot) (rooms []room, musts int, ok bool) {
 	for _, s := range spots {
 		best := room{}
 		for _, seat := range s.seats {
@@ -41,11 +38,13 @@ func (t *table) roomy(spots []spot) []*stage {
 		switch {
 		case best.most > 0:
 			rooms = append(rooms, best)
+			if s.must {
+				musts++
+			}
 		case s.must:
-			return nil
+			return nil, 0, false
 		}
 	}
-	// The required first, then the largest, so that few nodes are used.
 	slices.SortStableFunc(rooms, func(a, b room) int {
 		if a.seat.must != b.seat.must {
 			if a.seat.must {
@@ -55,11 +54,20 @@ func (t *table) roomy(spots []spot) []*stage {
 		}
 		return cmp.Or(cmp.Compare(b.most, a.most), cmp.Compare(a.seat.node, b.seat.node))
 	})
-	musts := 0
-	for _, r := range rooms {
-		if r.seat.must {
-			musts++
-		}
+	return rooms, musts, true
+}
+
+// roomy says how many layers each seat holds when all are taken to be as large
+// as the largest, and builds stages from that. The sum does not depend on any
+// order. It applies where stages may begin and end anywhere.
+func (t *table) roomy(spots []spot) []*stage {
+	n := len(t.request.Model.Layers)
+	if t.request.Model.Least != nil || n < t.stages() {
+		return nil
+	}
+	rooms, musts, ok := t.rooms(spots)
+	if !ok {
+		return nil
 	}
 	if musts == n { // a layer for each of them, and none for others
 		rooms = rooms[:musts]
@@ -78,7 +86,7 @@ func (t *table) roomy(spots []spot) []*stage {
 	if !rooms[head].seat.must {
 		least = max(least, musts+1)
 	}
-	// Everyone who is needed gets one layer, the rest goes to the first.
+	// The one with the output head, and of the others as many as are needed.
 	used := []room{rooms[head]}
 	rooms = slices.Delete(rooms, head, head+1)
 	count := used[0].last
@@ -89,6 +97,12 @@ func (t *table) roomy(spots []spot) []*stage {
 		used = append(used, r)
 		count += r.most
 	}
+	return fillRooms(used, n)
+}
+
+// fillRooms lays n layers out over rooms, of which the first has the output head:
+// each gets one layer, the rest goes to the first ones. nil: they do not fit.
+func fillRooms(used []room, n int) []*stage {
 	layers := make([]int, len(used))
 	left := n - len(used)
 	for i, r := range used {
