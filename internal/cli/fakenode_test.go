@@ -8,8 +8,12 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"testing"
+	"time"
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/client"
@@ -74,6 +78,28 @@ func startFakeNode(where home.Home, o fakeOptions) (*server, error) {
 	mux.HandleFunc("GET /v1/models", n.models)
 	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
 	return &server{httptest.NewServer(n.guard(mux)), d}, nil
+}
+
+// homeOfNode starts a fake node for the time of a test, and gives the SKEIN_HOME
+// whose node it is.
+func homeOfNode(t *testing.T, o fakeOptions) string {
+	t.Helper()
+	h, err := home.Locate(filepath.Join(t.TempDir(), "home"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Ensure(); err != nil {
+		t.Fatal(err)
+	}
+	server, err := startFakeNode(h, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	if err := h.WriteNode(home.Node{PID: os.Getpid(), API: server.URL, Started: time.Unix(1, 0), Version: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	return h.Dir()
 }
 
 func (n *fakeNode) guard(next http.Handler) http.Handler {

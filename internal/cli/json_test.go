@@ -8,12 +8,10 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/skein-run/skein/internal/cli"
-	"github.com/skein-run/skein/internal/home"
 	"github.com/skein-run/skein/internal/interrupt"
 )
 
@@ -23,21 +21,7 @@ var random = regexp.MustCompile(`("(?:(?:un)?load_)?command_id": |^\{"id":)"[^"]
 // What --json prints is for programs: a change is seen in review, and fields
 // are only added. Run go test ./internal/cli -run JSON -update after a wanted one.
 func TestJSON(t *testing.T) {
-	h, err := home.Locate(filepath.Join(t.TempDir(), "home"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := h.Ensure(); err != nil {
-		t.Fatal(err)
-	}
-	server, err := startFakeNode(h, fakeOptions{three: true, loaded: []string{"org/m1"}, known: []string{"new", "other"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	if err := h.WriteNode(home.Node{PID: os.Getpid(), API: server.URL, Started: time.Unix(1, 0), Version: "test"}); err != nil {
-		t.Fatal(err)
-	}
+	where := homeOfNode(t, fakeOptions{three: true, loaded: []string{"org/m1"}, known: []string{"new", "other"}})
 	interrupts := interrupt.Listen(t.Context())
 	defer interrupts.Close()
 	for _, command := range []string{
@@ -55,7 +39,7 @@ func TestJSON(t *testing.T) {
 			}
 			code := cli.Main(ctx, cli.Deps{
 				Stdin: strings.NewReader(""), Stdout: out, Stderr: &errOut, Interrupts: interrupts,
-				Getenv: func(name string) string { return map[string]string{"SKEIN_HOME": h.Dir()}[name] },
+				Getenv: func(name string) string { return map[string]string{"SKEIN_HOME": where}[name] },
 			}, append(strings.Fields(command), "--json"))
 			if out.then == nil && (code != cli.ExitOK || errOut.Len() > 0) {
 				t.Fatalf("exit code %d, stderr %q", code, errOut.String())

@@ -5,38 +5,20 @@ package cli_test
 import (
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 	"unicode/utf8"
 
 	"github.com/creack/pty"
-
-	"github.com/skein-run/skein/internal/home"
 )
 
 // clusterAt starts a fake cluster of three for a home of its own, with models
 // that are loaded.
 func clusterAt(t *testing.T, loaded ...string) (where string, fleet *fakeCluster) {
 	t.Helper()
-	h, err := home.Locate(filepath.Join(t.TempDir(), "home"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := h.Ensure(); err != nil {
-		t.Fatal(err)
-	}
-	server, err := startFakeNode(h, fakeOptions{three: true, loaded: loaded, known: []string{"new", "broken", "endless"}, edit: func(f *fakeCluster) { fleet = f }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(server.Close)
-	if err := h.WriteNode(home.Node{PID: os.Getpid(), API: server.URL, Started: time.Unix(1, 0), Version: "test"}); err != nil {
-		t.Fatal(err)
-	}
-	return h.Dir(), fleet
+	o := fakeOptions{three: true, loaded: loaded, known: []string{"new", "broken", "endless"}, edit: func(f *fakeCluster) { fleet = f }}
+	return homeOfNode(t, o), fleet
 }
 
 // onTerminal runs skein to its end on a terminal of a width, and gives what
