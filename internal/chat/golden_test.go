@@ -36,7 +36,7 @@ func (c goldenCase) input() (Input, []Message) {
 	in.NoGenerationPrompt = c.AddGenerationPrompt != nil && !*c.AddGenerationPrompt
 	var messages []Message
 	for _, m := range c.Messages {
-		messages = append(messages, Message(m))
+		messages = append(messages, Message{Role: m.Role, Content: m.Content, Name: m.Name, ReasoningContent: m.ReasoningContent, ToolCallID: m.ToolCallID})
 	}
 	return in, messages
 }

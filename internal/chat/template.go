@@ -2,6 +2,7 @@ package chat
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -23,6 +24,8 @@ type Message struct {
 	// the field may render or drop it.
 	ReasoningContent string
 	ToolCallID       string
+	// Calls are those that an assistant turn made; their Arguments must be JSON.
+	Calls []Call
 }
 
 // Limits bound what a template may use, so that a hostile one ends with an
@@ -100,6 +103,7 @@ type Template struct {
 	mergeSystem bool // system turns are put into user turns
 	developer   bool // the template knows the developer role
 	reasoning   Reasoning
+	calling     Calling
 }
 
 // Compile parses a template and finds out, by two short renderings, whether it
@@ -119,6 +123,7 @@ func Compile(ctx context.Context, options Options) (*Template, error) {
 	t.busy = make(chan struct{}, t.options.Limits.Busy)
 	t.idle = make(chan *vm, t.options.Limits.Idle)
 	t.reasoning = detectReasoning(t.options.Source)
+	t.calling = detectCalling(t.options.Source)
 	t.developer = strings.Contains(t.options.Source, `"developer"`) || strings.Contains(t.options.Source, `'developer'`)
 	first, err := newVM(ctx, library, t.options.Source, t.options.Limits)
 	if err != nil {
@@ -141,6 +146,17 @@ func (t *Template) MergesSystem() bool { return t.mergeSystem }
 
 // Reasoning tells how the model marks its reasoning.
 func (t *Template) Reasoning() Reasoning { return t.reasoning }
+
+// Calling tells how the model writes calls of functions.
+func (t *Template) Calling() Calling { return t.calling }
+
+// TakesCalls tells that the template shows the calls of earlier turns.
+func (t *Template) TakesCalls() bool { return strings.Contains(t.options.Source, "tool_calls") }
+
+// Opening is what a prompt ends with so that the model writes a call.
+func (t *Template) Opening(name string) string {
+	return t.calling.Opening(name, strings.Contains(t.options.Source, argsMark))
+}
 
 // Input is what a template is rendered with.
 type Input struct {
@@ -214,6 +230,13 @@ func (t *Template) variables(messages []Message, in Input) Dict {
 			if optional.Value != "" {
 				turn = append(turn, optional)
 			}
+		}
+		if len(m.Calls) > 0 {
+			calls := make([]any, len(m.Calls))
+			for j, c := range m.Calls {
+				calls[j] = Dict{{"id", c.ID}, {"type", "function"}, {"function", Dict{{"name", c.Name}, {"arguments", json.RawMessage(c.Arguments)}}}}
+			}
+			turn = append(turn, Item{"tool_calls", calls})
 		}
 		list[i] = turn
 	}

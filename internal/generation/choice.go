@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/skein-run/skein/internal/chat"
 	"github.com/skein-run/skein/internal/runner/wire"
@@ -22,6 +23,9 @@ type choice struct {
 	stopped   bool
 	announced bool // the echo, if any, was sent
 	progress  bool // that the prompt is whole is to be told
+
+	calls  *chat.CallReader // nil: calls are no matter
+	called bool             // there was one
 }
 
 // choice runs answer number index to its end.
@@ -60,6 +64,12 @@ func (r *run) choice(ctx context.Context, index int) error {
 		run: r, index: index, stream: stream, record: record,
 		decoder: chat.NewDecoder(r.input.decoder), aligner: aligner{logprobs: r.req.Logprobs}, progress: request.Progress,
 	}
+	if r.input.calls != chat.CallingNone {
+		c.calls = chat.NewCallReader(r.input.calls, func(name string) bool {
+			return slices.ContainsFunc(r.req.Tools, func(t Tool) bool { return t.Name == name })
+		})
+		c.calls.Write(r.input.opening)
+	}
 	for {
 		tokens, done, err := stream.Next(ctx)
 		stopMeter()
@@ -90,12 +100,12 @@ func (c *choice) take(tokens []wire.Token) error {
 		c.tokens++
 		piece := t.Piece
 		if len(piece) == 0 {
-			piece = []byte(c.run.prepared.marker(t.Token))
+			piece = []byte(c.run.prepared.marker(t.Token, c.calls != nil))
 		}
 		out := c.decoder.Write(piece)
 		c.aligner.push(t, len(piece))
 		c.add(&e, out)
-		if out.Stop != "" {
+		if out.Stop != "" || c.called && c.run.req.OneCall {
 			c.stopped = true
 			tokens = tokens[:i+1]
 			break
@@ -107,9 +117,31 @@ func (c *choice) take(tokens []wire.Token) error {
 
 // add puts what the decoder released into the event.
 func (c *choice) add(e *Event, out chat.Output) {
-	e.Text += out.Text
+	if c.calls == nil {
+		e.Text += out.Text
+	} else {
+		c.addCalls(e, out.Text, c.calls.Write)
+	}
 	e.Reasoning += out.Reasoning
 	e.Logprobs = c.aligner.release(e.Logprobs, out.Runs)
+}
+
+// addCalls puts text without its calls, and the calls, into the event. What
+// stands after the only call that may be is nobody's.
+func (c *choice) addCalls(e *Event, text string, read func(string) (string, []Call)) {
+	if c.called && c.run.req.OneCall {
+		return
+	}
+	said, calls := read(text)
+	e.Text += said
+	if c.run.req.OneCall && len(calls) > 1 {
+		calls = calls[:1]
+	}
+	for _, call := range calls {
+		call.ID = c.run.service.options.CallID()
+		e.Calls = append(e.Calls, call)
+		c.called = true
+	}
 }
 
 // send emits an event that has something to say.
@@ -118,7 +150,7 @@ func (c *choice) send(e Event) error {
 		e.Text = c.run.input.echo + e.Text
 		c.announced = true
 	}
-	if e.Text == "" && e.Reasoning == "" && len(e.Logprobs) == 0 {
+	if e.Text == "" && e.Reasoning == "" && len(e.Logprobs) == 0 && len(e.Calls) == 0 {
 		return nil
 	}
 	if c.progress {
@@ -167,6 +199,12 @@ func (c *choice) finish(ctx context.Context, done *wire.Done) error {
 	}
 	e := Event{Choice: c.index}
 	c.add(&e, c.decoder.Close())
+	if c.calls != nil {
+		c.addCalls(&e, "", func(string) (string, []Call) { return c.calls.Close() })
+		if c.called && reason == FinishStop {
+			reason = FinishCalls
+		}
+	}
 	if err := c.send(e); err != nil {
 		return err
 	}
@@ -177,11 +215,14 @@ func (c *choice) finish(ctx context.Context, done *wire.Done) error {
 }
 
 // marker is the text of a markup token without a piece, or empty.
-func (p *Prepared) marker(token int32) string {
+func (p *Prepared) marker(token int32, calls bool) string {
 	if p == nil {
 		return ""
 	}
-	return p.markers[token]
+	if text, ok := p.markers[token]; ok || !calls {
+		return text
+	}
+	return p.callMarkers[token]
 }
 
 // aligner follows what becomes of each token's bytes, so that log-probabilities

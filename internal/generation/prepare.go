@@ -18,6 +18,8 @@ type Prepared struct {
 	// markers gives the text of markup tokens, such as <think>, whose piece
 	// may be empty because the vocabulary has them as control tokens.
 	markers map[int32]string
+	// callMarkers are those around calls, in answers that may have some.
+	callMarkers map[int32]string
 }
 
 // Template is the compiled chat template, or nil if it does not compile.
@@ -29,7 +31,7 @@ func (p *Prepared) Template() *chat.Template { return p.template }
 // conversations later; raw completions still work.
 func (s *Service) Prepare(ctx context.Context, m Model) (*Prepared, error) {
 	info := m.Info()
-	p := &Prepared{markers: make(map[int32]string)}
+	p := &Prepared{}
 	template, err := chat.Compile(ctx, chat.Options{Source: info.ChatTemplate, BOS: info.BOSPiece, EOS: info.EOSPiece})
 	var broken *chat.TemplateError
 	switch {
@@ -43,16 +45,28 @@ func (s *Service) Prepare(ctx context.Context, m Model) (*Prepared, error) {
 		s.options.Warn("the model has no chat template: ChatML is used, which may not suit it", "model", info.Description)
 	}
 	p.template = template
-	for _, marker := range template.Reasoning().Markers() {
-		ids, err := m.Tokenize(ctx, marker, false, true)
-		if err != nil {
-			return nil, fmt.Errorf("prepare model: %w", err)
-		}
-		if len(ids) == 1 {
-			p.markers[ids[0]] = marker
-		}
+	if p.markers, err = tokensOf(ctx, m, template.Reasoning().Markers()); err == nil {
+		p.callMarkers, err = tokensOf(ctx, m, template.Calling().Markers())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("prepare model: %w", err)
 	}
 	return p, nil
+}
+
+// tokensOf gives those of markers that are one token each.
+func tokensOf(ctx context.Context, m Model, markers []string) (map[int32]string, error) {
+	tokens := make(map[int32]string, len(markers))
+	for _, marker := range markers {
+		ids, err := m.Tokenize(ctx, marker, false, true)
+		if err != nil {
+			return nil, err
+		}
+		if len(ids) == 1 {
+			tokens[ids[0]] = marker
+		}
+	}
+	return tokens, nil
 }
 
 // input is a request's prompt, ready for the model.
@@ -63,6 +77,10 @@ type input struct {
 	decoder chat.DecoderOptions
 	// maxTokens is the request's, no more than what the context leaves.
 	maxTokens int
+	// calls is how the answer writes calls, if it may have some, and opening
+	// the beginning of one that stands in the prompt already.
+	calls   chat.Calling
+	opening string
 }
 
 // prompt renders, tokenizes and measures.
@@ -80,11 +98,22 @@ func (s *Service) prompt(ctx context.Context, m Model, p *Prepared, req Request)
 		if err != nil {
 			return in, err
 		}
+		in.decoder.Reasoning = p.template.Reasoning()
+		in.decoder.Inside = in.decoder.Reasoning.OpenIn(text)
+		if len(req.Tools) > 0 {
+			in.calls = p.template.Calling()
+		}
+		if req.MustCall {
+			if in.decoder.Inside { // it is not to think first
+				text += in.decoder.Reasoning.Close + "\n\n"
+				in.decoder.Inside = false
+			}
+			in.opening = p.template.Opening(req.CallName)
+			text += in.opening
+		}
 		if in.tokens, err = tokenize(ctx, m, text); err != nil {
 			return in, err
 		}
-		in.decoder.Reasoning = p.template.Reasoning()
-		in.decoder.Inside = in.decoder.Reasoning.OpenIn(text)
 	case req.Prompt != nil:
 		var err error
 		if in.tokens, err = tokenize(ctx, m, *req.Prompt); err != nil {
@@ -127,11 +156,22 @@ func (s *Service) render(ctx context.Context, p *Prepared, req Request) (string,
 		return "", &Error{Kind: KindInvalid, Param: "messages", Err: p.broken,
 			Message: p.broken.Error() + "; use a completion with a prompt instead, or a model file with a working template"}
 	}
+	if err := p.refuseTools(req); err != nil {
+		return "", err
+	}
 	messages := make([]chat.Message, len(req.Messages))
 	for i, m := range req.Messages {
 		messages[i] = chat.Message(m)
 	}
-	text, err := p.template.Render(ctx, chat.Input{Messages: messages, Args: req.TemplateArgs, Now: s.options.Clock()})
+	var tools any // nil for none, which is what templates ask
+	if len(req.Tools) > 0 {
+		list := make([]any, len(req.Tools))
+		for i, tool := range req.Tools {
+			list[i] = tool.Definition
+		}
+		tools = list
+	}
+	text, err := p.template.Render(ctx, chat.Input{Messages: messages, Tools: tools, Args: req.TemplateArgs, Now: s.options.Clock()})
 	if err == nil {
 		return text, nil
 	}
@@ -139,6 +179,31 @@ func (s *Service) render(ctx context.Context, p *Prepared, req Request) (string,
 		return "", context.Cause(ctx)
 	}
 	return "", &Error{Kind: KindInvalid, Param: "messages", Message: err.Error(), Err: err}
+}
+
+// refuseTools refuses what the model's template would drop, and calls that
+// nobody could read out of the answer.
+func (p *Prepared) refuseTools(req Request) error {
+	invalid := func(param, format string, args ...any) error {
+		return &Error{Kind: KindInvalid, Param: param, Message: fmt.Sprintf(format, args...)}
+	}
+	if len(req.Tools) > 0 {
+		switch p.template.Calling() {
+		case chat.CallingNone:
+			return invalid("tools", "the chat template of model %s takes no tools: leave them out, or use a model that was trained for them", req.Model)
+		case chat.CallingUnknown:
+			return invalid("tools", "model %s writes calls in a way that this node cannot read yet: leave the tools out, or use another model", req.Model)
+		}
+	}
+	if p.template.TakesCalls() {
+		return nil
+	}
+	for i, m := range req.Messages {
+		if len(m.Calls) > 0 {
+			return invalid(fmt.Sprintf("messages[%d].tool_calls", i), "the chat template of model %s has no place for calls: leave them out, or use a model that was trained for tools", req.Model)
+		}
+	}
+	return nil
 }
 
 // tokenize gives the tokens of a prompt. A prompt that begins with the begin

@@ -2,6 +2,7 @@ package generation
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,6 +22,9 @@ type Options struct {
 	// Seed draws the seed of a request that brings none. It is called from
 	// many goroutines at once.
 	Seed func() uint64
+	// CallID names a call that a model makes; nil: drawn at random. It is
+	// called from many goroutines at once.
+	CallID func() string
 	// Warn is told what a person should know and a client need not: a model
 	// without a template, for example. It may be nil.
 	Warn func(message string, args ...any)
@@ -32,6 +36,10 @@ func (o *Options) validate() error {
 	}
 	if o.Seed == nil {
 		return errors.New("a source of seeds is needed")
+	}
+	if o.CallID == nil {
+		// Templates of some models want exactly nine letters and digits.
+		o.CallID = func() string { return rand.Text()[:9] }
 	}
 	if o.Warn == nil {
 		o.Warn = func(string, ...any) {}
@@ -172,6 +180,10 @@ func validate(req *Request) error {
 		return invalid("top_logprobs", "top_logprobs must not be negative, it is %d", req.TopLogprobs)
 	case slices.Contains(req.Stop, ""):
 		return invalid("stop", "a stop string must not be empty")
+	case req.Messages == nil && len(req.Tools) > 0:
+		return invalid("tools", "tools are for conversations; a completion has none")
+	case req.MustCall && len(req.Tools) == 0:
+		return invalid("tool_choice", "a call is asked for and there are no tools")
 	case req.Echo && req.Messages != nil:
 		return invalid("echo", "echo is for text completions; a conversation has no prompt text of its own")
 	case req.Echo && req.Logprobs:

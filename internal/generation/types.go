@@ -6,7 +6,21 @@
 // It owns no process and no socket: a Model is handed in by the caller.
 package generation
 
-import "github.com/skein-run/skein/internal/runner/wire"
+import (
+	"encoding/json"
+
+	"github.com/skein-run/skein/internal/chat"
+	"github.com/skein-run/skein/internal/runner/wire"
+)
+
+// Call is a call of a function that the model asks the client for.
+type Call = chat.Call
+
+// Tool is a function that the model may ask for.
+type Tool struct {
+	Name       string
+	Definition json.RawMessage // as the client gave it: {"type":"function","function":{...}}
+}
 
 // Message is one turn of a conversation, in the vocabulary of chat templates.
 type Message struct {
@@ -17,6 +31,8 @@ type Message struct {
 	// the field may render or drop it.
 	ReasoningContent string
 	ToolCallID       string
+	// Calls are those that an assistant turn made; their Arguments must be JSON.
+	Calls []Call
 }
 
 // Request is one request for text, free of any API dialect. Exactly one of
@@ -48,12 +64,22 @@ type Request struct {
 	// TemplateArgs are extra variables for the chat template
 	// (chat_template_kwargs, enable_thinking, ...).
 	TemplateArgs map[string]any
+
+	// Tools are for conversations only.
+	Tools []Tool
+	// MustCall has the answer begin with a call, of the function CallName if it
+	// is set.
+	MustCall bool
+	CallName string
+	// OneCall ends the answer with its first call.
+	OneCall bool
 }
 
 // Finish reasons.
 const (
 	FinishStop   = "stop"
 	FinishLength = "length"
+	FinishCalls  = "tool_calls" // as FinishStop, and there was a call
 )
 
 // Event is what a generation yields. A zero Usage pointer and an empty
@@ -63,6 +89,8 @@ type Event struct {
 	Text      string // answer text, valid UTF-8, possibly empty
 	Reasoning string // text inside <think>..</think>
 	Logprobs  []TokenLogprob
+	// Calls are whole; the event's Text comes before them.
+	Calls []Call
 
 	// Prompt is set with Request.Progress only: alone, while a long prompt is
 	// computed, and whole with the first text of the first choice.

@@ -153,8 +153,6 @@ func parameters() map[string]refusal {
 		`"metadata":{"` + strings.Repeat("k", 257) + `":"v"}`: {param: "metadata", code: "string_above_max_length", says: "64"},
 		`"ignore_eos":1`:                                      {param: "ignore_eos", code: "invalid_type", says: "true or false"},
 
-		`"tools":[{"type":"function"}]`:            {param: "tools", code: "unsupported_parameter", says: "not supported"},
-		`"tools":{}`:                               {param: "tools", code: "unsupported_parameter", says: "not supported"},
 		`"tool_choice":"required"`:                 {param: "tool_choice", code: "unsupported_parameter", says: "not supported"},
 		`"parallel_tool_calls":false`:              {param: "parallel_tool_calls", code: "unsupported_parameter", says: "not supported"},
 		`"functions":[{}]`:                         {param: "functions", code: "unsupported_parameter", says: "not supported"},
@@ -237,7 +235,7 @@ func TestRefusedChat(t *testing.T) {
 		`"messages":[{"role":"tool","content":"Hi"}]`:                                                                          {param: "messages[0].tool_call_id", code: "missing_required_parameter", says: "tool_call_id"},
 		`"messages":[{"role":"assistant"}]`:                                                                                    {param: "messages[0].content", code: "missing_required_parameter", says: "content"},
 		`"messages":[{"role":"user","content":"Hi","name":5}]`:                                                                 {param: "messages[0].name", code: "invalid_type", says: "a string"},
-		`"messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":null,"tool_calls":[{"id":"1"}]}]`:            {param: "messages[1].tool_calls", code: "unsupported_parameter", says: "tool_calls"},
+		`"messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":null,"tool_calls":[{"id":"1"}]}]`:            {param: "messages[1].tool_calls[0].type", code: "missing_required_parameter", says: "function"},
 		`"messages":[{"role":"assistant","content":"","function_call":{}}]`:                                                    {param: "messages[0].function_call", code: "unsupported_parameter", says: "not supported"},
 		`"messages":[{"role":"assistant","content":"","refusal":"no"}]`:                                                        {param: "messages[0].refusal", code: "unsupported_parameter", says: "not supported"},
 		`"messages":[{"role":"assistant","content":"","audio":{"id":"1"}}]`:                                                    {param: "messages[0].audio", code: "unsupported_parameter", says: "not supported"},

@@ -137,6 +137,9 @@ func (d *Dialect) readBench(ctx context.Context, b []byte) (generation.Request, 
 		if req.Choices > 1 {
 			return req, stream, &shape.Error{Field: "n", Message: "n must be 1: one answer is measured at a time"}
 		}
+		if len(req.Tools) > 0 {
+			return req, stream, &shape.Error{Field: "tools", Message: "tools are not for measuring: leave them out, or ask /v1/chat/completions"}
+		}
 		req.Choices, req.Stop, req.IgnoreEnd, req.NoCache = 1, nil, true, !cached
 		req.Logprobs, req.TopLogprobs = false, 0 // they would be computed and not told
 		return req, stream, nil

@@ -241,3 +241,27 @@ func appendTimings(b []byte, u generation.Usage) []byte {
 	b = appendMilliseconds(b, u.QueueSeconds)
 	return append(b, '}')
 }
+
+// appendCalls appends the value of tool_calls. index is that of the first call
+// in its choice for a stream's chunks, and -1 for a whole answer, where they
+// have none.
+func appendCalls(b []byte, calls []generation.Call, index int) []byte {
+	b = append(b, '[')
+	for i, c := range calls {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, '{')
+		if index >= 0 {
+			b = append(b, `"index":`...)
+			b = append(appendInt(b, index+i), ',')
+		}
+		b = append(b, `"id":`...)
+		b = appendString(b, c.ID)
+		b = append(b, `,"type":"function","function":{"name":`...)
+		b = appendString(b, c.Name)
+		b = append(b, `,"arguments":`...)
+		b = append(appendString(b, c.Arguments), `}}`...)
+	}
+	return append(b, ']')
+}

@@ -65,6 +65,7 @@ type Stream struct {
 
 	begun   []bool // by choice: its role was sent
 	offsets []int  // by choice: characters so far, for text_offset
+	calls   []int  // by choice: calls so far
 }
 
 // NewStream begins an answer. figures makes the comment about a generation that
@@ -77,7 +78,7 @@ func NewStream(h Header, s Shape, figures func(model string, u generation.Usage)
 	return &Stream{
 		Shape: s, model: h.Model, figures: figures,
 		head:  h.append([]byte("data: "), object),
-		begun: make([]bool, s.Choices), offsets: make([]int, s.Choices),
+		begun: make([]bool, s.Choices), offsets: make([]int, s.Choices), calls: make([]int, s.Choices),
 	}
 }
 
@@ -115,10 +116,10 @@ func (e *Stream) close(finish string) {
 	e.buf = append(e.buf, "}\n\n"...)
 }
 
-// chatChunks: the role first, then a chunk for reasoning, one for text, and
-// one with an empty delta for the end.
+// chatChunks: the role first, then a chunk for reasoning, one for text, one
+// for calls, and one with an empty delta for the end.
 func (e *Stream) chatChunks(ev *generation.Event) {
-	said := ev.Text != "" || ev.Reasoning != "" || len(ev.Logprobs) > 0
+	said := ev.Text != "" || ev.Reasoning != "" || len(ev.Logprobs) > 0 || len(ev.Calls) > 0
 	if !e.begun[ev.Choice] && (said || ev.FinishReason != "") {
 		e.begun[ev.Choice] = true
 		e.open(ev.Choice)
@@ -132,6 +133,14 @@ func (e *Stream) chatChunks(ev *generation.Event) {
 	}
 	if ev.Text != "" || len(logprobs) > 0 {
 		e.delta(ev.Choice, "content", ev.Text, logprobs)
+	}
+	if len(ev.Calls) > 0 {
+		e.open(ev.Choice)
+		e.buf = append(e.buf, `,"delta":{"tool_calls":`...)
+		e.buf = appendCalls(e.buf, ev.Calls, e.calls[ev.Choice])
+		e.calls[ev.Choice] += len(ev.Calls)
+		e.buf = append(e.buf, `},"logprobs":null`...)
+		e.close("")
 	}
 	if ev.FinishReason != "" {
 		e.open(ev.Choice)

@@ -16,6 +16,7 @@ type Whole struct {
 type collected struct {
 	text, reasoning strings.Builder
 	logprobs        []generation.TokenLogprob
+	calls           []generation.Call
 	finish          string
 }
 
@@ -33,6 +34,7 @@ func (c *Whole) Add(ev generation.Event) error {
 	choice.text.WriteString(ev.Text)
 	choice.reasoning.WriteString(ev.Reasoning)
 	choice.logprobs = append(choice.logprobs, ev.Logprobs...)
+	choice.calls = append(choice.calls, ev.Calls...)
 	if ev.FinishReason != "" {
 		choice.finish = ev.FinishReason
 	}
@@ -87,6 +89,10 @@ func (c *collected) appendMessage(b []byte) []byte {
 	if c.reasoning.Len() > 0 {
 		b = append(b, `,"reasoning_content":`...)
 		b = appendString(b, c.reasoning.String())
+	}
+	if len(c.calls) > 0 {
+		b = append(b, `,"tool_calls":`...)
+		b = appendCalls(b, c.calls, -1)
 	}
 	return append(b, '}')
 }

@@ -71,7 +71,7 @@ func Describe(o *huma.OpenAPI) {
 	o.AddOperation(completion)
 
 	// What is not listed is let pass.
-	for _, t := range []reflect.Type{reflect.TypeFor[ChatCompletionRequest](), reflect.TypeFor[CompletionRequest](), reflect.TypeFor[ChatMessage](), reflect.TypeFor[StreamOptions]()} {
+	for _, t := range []reflect.Type{reflect.TypeFor[ChatCompletionRequest](), reflect.TypeFor[CompletionRequest](), reflect.TypeFor[ChatMessage](), reflect.TypeFor[ChatTool](), reflect.TypeFor[ChatFunction](), reflect.TypeFor[ChatCall](), reflect.TypeFor[ChatCallFunction](), reflect.TypeFor[StreamOptions]()} {
 		o.Components.Schemas.SchemaFromRef(schema(t).Ref).AdditionalProperties = nil
 	}
 }

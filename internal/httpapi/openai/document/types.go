@@ -48,15 +48,44 @@ type ChatCompletionRequest struct {
 	Logprobs            bool          `json:"logprobs,omitempty"`
 	TopLogprobs         int           `json:"top_logprobs,omitempty" minimum:"0" maximum:"20" doc:"How many rivals of each token to tell, with logprobs"`
 	ReasoningEffort     string        `json:"reasoning_effort,omitempty" enum:"none,minimal,low,medium,high,xhigh,max" doc:"For models whose template has such a setting; others take medium only" example:"medium"`
+	Tools               []ChatTool    `json:"tools,omitempty" maxItems:"128" nullable:"false" doc:"Functions that the model may ask for; for models that were trained for it"`
+	ParallelToolCalls   *bool         `json:"parallel_tool_calls,omitempty" doc:"With tools; false: the answer ends with its first call"`
+}
+
+// ChatTool is a function that a model may ask its client to call.
+type ChatTool struct {
+	Type     string       `json:"type" enum:"function"`
+	Function ChatFunction `json:"function"`
+}
+
+// ChatFunction describes one.
+type ChatFunction struct {
+	Name        string         `json:"name" pattern:"^[A-Za-z0-9_-]{1,64}$" example:"get_weather"`
+	Description string         `json:"description,omitempty" doc:"When to call it, for the model"`
+	Parameters  map[string]any `json:"parameters,omitempty" doc:"JSON schema of its arguments"`
+}
+
+// ChatCall is a call that a model asks for.
+type ChatCall struct {
+	ID       string           `json:"id" doc:"What the message with the result says in tool_call_id"`
+	Type     string           `json:"type" enum:"function"`
+	Function ChatCallFunction `json:"function"`
+}
+
+// ChatCallFunction is what to call.
+type ChatCallFunction struct {
+	Name      string `json:"name" example:"get_weather"`
+	Arguments string `json:"arguments" doc:"A JSON object" example:"{}"`
 }
 
 // ChatMessage is one turn of a conversation.
 type ChatMessage struct {
-	Role             string `json:"role" enum:"system,developer,user,assistant,tool" example:"user"`
-	Content          string `json:"content" doc:"Its text; a list of parts {\"type\": \"text\", \"text\": ...} is taken too" example:"Hello"`
-	Name             string `json:"name,omitempty" maxLength:"1024"`
-	ToolCallID       string `json:"tool_call_id,omitempty" maxLength:"1024" doc:"Of the role tool, where it is needed: the call that it answers"`
-	ReasoningContent string `json:"reasoning_content,omitempty" doc:"Of the role assistant: what it thought"`
+	Role             string     `json:"role" enum:"system,developer,user,assistant,tool" example:"user"`
+	Content          string     `json:"content" doc:"Its text; a list of parts {\"type\": \"text\", \"text\": ...} is taken too" example:"Hello"`
+	Name             string     `json:"name,omitempty" maxLength:"1024"`
+	ToolCallID       string     `json:"tool_call_id,omitempty" maxLength:"1024" doc:"Of the role tool, where it is needed: the call that it answers"`
+	ReasoningContent string     `json:"reasoning_content,omitempty" doc:"Of the role assistant: what it thought"`
+	ToolCalls        []ChatCall `json:"tool_calls,omitempty" maxItems:"128" nullable:"false" doc:"Of the role assistant: the calls that it asked for; content may then be null"`
 }
 
 // ChatCompletion is an answer of POST /v1/chat/completions.
@@ -75,15 +104,16 @@ type ChatChoice struct {
 	Index        int           `json:"index" example:"0"`
 	Message      ChatAnswer    `json:"message"`
 	Logprobs     *ChatLogprobs `json:"logprobs" doc:"Null unless they were asked for"`
-	FinishReason string        `json:"finish_reason" enum:"stop,length" doc:"stop: it is whole; length: max_tokens or the context ended it"`
+	FinishReason string        `json:"finish_reason" enum:"stop,length,tool_calls" doc:"stop: it is whole; length: max_tokens or the context ended it; tool_calls: it is whole, with calls"`
 }
 
 // ChatAnswer is what the model says.
 type ChatAnswer struct {
-	Role             string  `json:"role" enum:"assistant"`
-	Content          string  `json:"content" example:"Hello! How can I help you?"`
-	Refusal          *string `json:"refusal" doc:"Always null"`
-	ReasoningContent string  `json:"reasoning_content,omitempty" doc:"What it thought before"`
+	Role             string     `json:"role" enum:"assistant"`
+	Content          string     `json:"content" example:"Hello! How can I help you?"`
+	Refusal          *string    `json:"refusal" doc:"Always null"`
+	ReasoningContent string     `json:"reasoning_content,omitempty" doc:"What it thought before"`
+	ToolCalls        []ChatCall `json:"tool_calls,omitempty" nullable:"false" doc:"Calls that it asks for"`
 }
 
 // ChatLogprobs are the probabilities of an answer's tokens.
@@ -120,14 +150,23 @@ type ChatCompletionChunk struct {
 type ChatPiece struct {
 	Index        int       `json:"index" example:"0"`
 	Delta        ChatDelta `json:"delta"`
-	FinishReason *string   `json:"finish_reason" doc:"Null before the end; then stop or length"`
+	FinishReason *string   `json:"finish_reason" doc:"Null before the end; then stop, length or tool_calls"`
 }
 
 // ChatDelta is a piece of an answer.
 type ChatDelta struct {
-	Role             string `json:"role,omitempty" doc:"In the first piece" enum:"assistant"`
-	Content          string `json:"content,omitempty" example:"Hello"`
-	ReasoningContent string `json:"reasoning_content,omitempty"`
+	Role             string          `json:"role,omitempty" doc:"In the first piece" enum:"assistant"`
+	Content          string          `json:"content,omitempty" example:"Hello"`
+	ReasoningContent string          `json:"reasoning_content,omitempty"`
+	ToolCalls        []ChatCallPiece `json:"tool_calls,omitempty" nullable:"false" doc:"Whole calls"`
+}
+
+// ChatCallPiece is a call in a stream.
+type ChatCallPiece struct {
+	Index    int              `json:"index" doc:"Of the call in its answer" example:"0"`
+	ID       string           `json:"id"`
+	Type     string           `json:"type" enum:"function"`
+	Function ChatCallFunction `json:"function"`
 }
 
 // Usage counts tokens.
@@ -178,7 +217,7 @@ type CompletionChunk struct {
 type CompletionPiece struct {
 	Index        int     `json:"index" example:"0"`
 	Text         string  `json:"text" example:", there was"`
-	FinishReason *string `json:"finish_reason" doc:"Null before the end; then stop or length"`
+	FinishReason *string `json:"finish_reason" doc:"Null before the end; then stop, length or tool_calls"`
 }
 
 // CompletionLogprobs are the probabilities of an answer's tokens.

@@ -26,6 +26,7 @@ func (d *Decoder) Chat(body []byte) (Chat, error) {
 	// In the order in which a person wants to hear of mistakes.
 	c.Common = d.parseCommon(o)
 	c.Request.Messages = d.parseMessages(o)
+	d.parseTools(o, &c.Request)
 	c.Request.Logprobs = o.boolean("logprobs", false)
 	top, topSet := o.integer("top_logprobs", 0, 0, maxTopLogprobs)
 	c.Request.TopLogprobs = int(top)

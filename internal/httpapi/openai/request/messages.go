@@ -63,6 +63,7 @@ func (d *Decoder) parseMessage(path string, raw json.RawMessage) (m generation.M
 		m.ReasoningContent, _ = o.text("reasoning_content", httpapi.DefaultMaxBody)
 		// What answers carry and clients send back with the history.
 		o.take("annotations")
+		m.Calls = d.parseCalls(o)
 	case "function":
 		o.fail(unsupported(o.name("role"), "'function' is not supported by this node: use system, developer, user, assistant or tool"))
 	default:
@@ -74,7 +75,7 @@ func (d *Decoder) parseMessage(path string, raw json.RawMessage) (m generation.M
 	if err := d.refuseCalls(o); err != nil {
 		return m, err
 	}
-	m.Content = d.parseContent(o, role == "assistant" && m.ReasoningContent != "")
+	m.Content = d.parseContent(o, role == "assistant" && (m.ReasoningContent != "" || len(m.Calls) > 0))
 	if o.err == nil {
 		o.err = d.leftover(o)
 	}
