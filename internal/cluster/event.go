@@ -17,7 +17,8 @@ import (
 //	2  2026-11-28  swaps
 //	3  2026-11-28  keys, and who gave a command
 //	4  2026-11-28  models before their files are hashed
-const EventVersion = 4
+//	5  2026-11-29  a model that nobody has gives its name to another one
+const EventVersion = 5
 
 // Event is one entry of the log.
 type Event struct {

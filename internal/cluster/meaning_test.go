@@ -151,6 +151,37 @@ func TestModelsBeforeTheirHashes(t *testing.T) {
 	}
 }
 
+// TestModelsThatNobodyHas: a file may be exchanged for another one of its name.
+// Once nobody has the old one and nothing runs from it, the new one is the model.
+func TestModelsThatNobodyHas(t *testing.T) {
+	s := play(t, cluster.State{}, beginning()...)
+	old, other := unhashed("new", "a"), unhashed("new", "a")
+	old.Files[0].SHA256, other.Files[0].SHA256 = "0a", "0b"
+	s = play(t, s, cluster.ModelKnown{Model: old}, cluster.ModelWanted{Wanted: cluster.Wanted{ID: "w7", Model: "new", Context: 512, Slots: 1}})
+	known := cluster.ModelKnown{Model: other}
+	admit := func() error {
+		return s.Admit(cluster.Event{Index: s.Index + 1, Session: s.Session, Change: known})
+	}
+	if err := admit(); err == nil {
+		t.Error("taken while a node has the old files")
+	}
+	s = play(t, s, cluster.FilesMoved{Model: "new", Node: "a", Gone: true})
+	if !s.Abandoned(s.Models["new"]) {
+		t.Error("nobody has it and nothing runs from it")
+	}
+	placed := play(t, s, cluster.InstancePlaced{Instance: on("i7", "w7", "new", 10, "a")})
+	if placed.Abandoned(placed.Models["new"]) {
+		t.Error("it runs")
+	}
+	if err := placed.Admit(cluster.Event{Index: placed.Index + 1, Session: placed.Session, Change: known}); err == nil {
+		t.Error("taken while the old one runs")
+	}
+	s = play(t, s, known)
+	if m := s.Models["new"]; m.Files[0].SHA256 != "0b" || !slices.Equal(m.Holders, []ids.Node{"a"}) {
+		t.Errorf("the new one: %+v", m)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	s := running(t)
 	for _, c := range []struct {
@@ -238,7 +269,7 @@ func TestPlansAreAdmitted(t *testing.T) {
 // TestGoldenLogs: logs that each version wrote make the state that they made
 // then. A file is never changed; a new version adds one with -update.
 func TestGoldenLogs(t *testing.T) {
-	const newest = "testdata/log-v4"
+	const newest = "testdata/log-v5"
 	if *update {
 		s, log := cluster.State{}, []byte{}
 		changes := append(beginning(), story()...)
@@ -252,6 +283,9 @@ func TestGoldenLogs(t *testing.T) {
 		fourth.Holders = []ids.Node{"a"}
 		changes = append(changes, cluster.ModelKnown{Model: unhashed("fourth", "a")}, cluster.ModelKnown{Model: fourth}, cluster.ModelKnown{Model: unhashed("fifth", "a")}, cluster.NodeGone{Node: "a", Cause: "cable"},
 			cluster.ModelKnown{Model: unhashed("fifth", "c")})
+		fifth, exchanged := unhashed("fifth", "c"), unhashed("fifth", "c")
+		fifth.Files[0].SHA256, exchanged.Files[0].SHA256 = "5a", "5b"
+		changes = append(changes, cluster.ModelKnown{Model: fifth}, cluster.FilesMoved{Model: "fifth", Node: "c", Gone: true}, cluster.ModelKnown{Model: exchanged})
 		for _, c := range changes {
 			e := cluster.Event{Index: s.Index + 1, Session: ids.Session{Master: "a", Clock: 1}, At: time.Unix(int64(1000+s.Index), 0).UTC(), Command: "c1", By: "ops", Via: "b", Change: c}
 			s = s.Apply(e)
@@ -301,12 +335,12 @@ func TestGoldenLogs(t *testing.T) {
 }
 
 func TestNewerVersionsAreRefused(t *testing.T) {
-	for _, b := range []string{`{"v":5,"index":1,"kind":"session_began","change":{}}`, `{"v":1,"index":1,"kind":"moon_rose","change":{}}`} {
+	for _, b := range []string{`{"v":6,"index":1,"kind":"session_began","change":{}}`, `{"v":1,"index":1,"kind":"moon_rose","change":{}}`} {
 		if _, err := cluster.DecodeEvent([]byte(b)); !errors.Is(err, cluster.ErrVersion) {
 			t.Errorf("%s: %v", b, err)
 		}
 	}
-	if _, err := cluster.DecodeState([]byte(`{"v":5,"state":{}}`)); !errors.Is(err, cluster.ErrVersion) {
+	if _, err := cluster.DecodeState([]byte(`{"v":6,"state":{}}`)); !errors.Is(err, cluster.ErrVersion) {
 		t.Errorf("snapshot: %v", err)
 	}
 }

@@ -14,7 +14,8 @@ type device = placement.Device
 // ModelKnown tells that a model's files exist on a node. A model whose files
 // are others than those of the same name is refused: it needs a name of its own.
 // One without hashes is told again by its node when it has them; if that node
-// is gone before, another one's model of that name takes its place.
+// is gone before, another one's model of that name takes its place, as it does
+// where nobody has the old files any more and nothing runs from them.
 type ModelKnown struct {
 	Model Model `json:"model"` // Holders: who has them; added to those known
 }
@@ -40,12 +41,30 @@ func (c ModelKnown) fits(s State) error {
 	return knownNodes(s, m.Holders)
 }
 
-// replaces tells that a model may take the place of one of its name whose files
-// are not hashed: its own node tells it, or no node that has it is there.
+// replaces tells that a model may take the place of one of its name: nobody has
+// that one's files any more, or they are not hashed and its own node tells it,
+// or no node that has it is there.
 func (s State) replaces(old, m Model) bool {
+	if s.Abandoned(old) {
+		return true
+	}
 	return !old.Hashed() && !slices.ContainsFunc(old.Holders, func(id ids.Node) bool {
 		return s.Nodes[id].Online && !slices.Contains(m.Holders, id)
 	})
+}
+
+// Abandoned tells that nobody has a model's files, and nothing runs from them.
+func (s State) Abandoned(m Model) bool {
+	if len(m.Holders) > 0 {
+		return false
+	}
+	for _, i := range s.Instances {
+		if i.Model == m.Name {
+			return false
+		}
+	}
+	_, swapping := s.Swapping(m.Name)
+	return !swapping
 }
 
 func (c ModelKnown) apply(s State, _ Event) State {

@@ -90,7 +90,7 @@ func (f *Files) news(s cluster.State) []cluster.Change {
 		switch {
 		case f.broken[name] || ok && slices.Equal(m.Files, files):
 		case !hashed && !f.slow(l.entry): // in a moment
-		case !ok, !m.Hashed() && !elsewhere(s, m, f.opts.Self):
+		case !ok, s.Abandoned(m), !m.Hashed() && !elsewhere(s, m, f.opts.Self):
 			fresh = append(fresh, unknown{name, l.entry, files})
 		case hashed && m.Hashed():
 			f.note(name, fmt.Sprintf("%s of this node (%s) has other contents than the cluster's model of that name; rename it to share it", name, l.entry.Paths[0]))

@@ -283,6 +283,21 @@ func TestConflict(t *testing.T) {
 	}
 }
 
+// A file may be exchanged for another one of its name: where nobody has the old
+// one, the new one is the cluster's model.
+func TestExchanged(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.node("a", nil)
+	a.add(t, "tiny", gguftest.Tiny{Context: 512})
+	w.waitHolders("tiny", "a")
+	old := w.State().Models["tiny"].Files
+	a.add(t, "tiny", gguftest.Tiny{Context: 1024})
+	w.wait("the new one", func(s cluster.State) bool {
+		m := s.Models["tiny"]
+		return m.Hashed() && !slices.Equal(m.Files, old) && slices.Equal(m.Holders, []ids.Node{"a"})
+	})
+}
+
 // Hashes are computed once for a file that stays as it is.
 func TestHashesAreKept(t *testing.T) {
 	w := newWorld(t, "a")
