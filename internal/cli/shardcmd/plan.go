@@ -40,6 +40,9 @@ type planFlags struct {
 	json                      bool
 }
 
+// leastMemory is less than any model takes: who writes "8" means no bytes.
+const leastMemory = 4096
+
 func newPlan(e Env) *cobra.Command {
 	var f planFlags
 	cmd := &cobra.Command{
@@ -187,6 +190,9 @@ func (f *planFlags) read(cmd *cobra.Command, entry library.Entry, model placemen
 	memory, err := list("--memory", f.memory, 0, size)
 	if err != nil {
 		return out, err
+	}
+	if least := slices.Min(memory); least < leastMemory {
+		return out, fmt.Errorf("--memory %s: that would be %.0f bytes; write the unit too, such as 8GB", f.memory, least)
 	}
 	bandwidth, err := list("--bandwidth", f.bandwidth, len(memory), size)
 	if err != nil {

@@ -46,3 +46,15 @@ func TestLibraryOfAllNodes(t *testing.T) {
 		}
 	}
 }
+
+// What a model's failure tells of nodes has their names, as all else has.
+func TestProblemsNameNodes(t *testing.T) {
+	in := inputs(t)
+	in.State.Wanted["w-x"] = cluster.Wanted{ID: "w-x", Model: "org/Lost", Problem: "no node that has the files is online; start one of: dd44"}
+	for _, m := range view.Of(in).Models().Loaded {
+		if m.ModelID == "org/Lost" && m.Error == "no node that has the files is online; start one of: attic" && m.Progress == "failed: "+m.Error {
+			return
+		}
+	}
+	t.Errorf("%+v", view.Of(in).Models().Loaded)
+}

@@ -63,6 +63,7 @@ func (v *View) undone(w cluster.Swap) api.Model {
 
 // waiting describes a model that is wanted and has no place.
 func (v *View) waiting(w cluster.Wanted) api.Model {
+	w.Problem = v.Named(w.Problem)
 	m := api.Model{
 		ModelID: w.Model, ModelName: short(w.Model), Sharding: api.ShardingPipeline, InstanceType: api.InstanceType,
 		Nodes: []string{}, NodeNames: []string{}, RunnerStatuses: map[string]string{}, Shards: []api.Shard{},
@@ -110,7 +111,7 @@ func (v *View) model(i cluster.Instance) api.Model {
 	for k, s := range i.Shards {
 		memory += s.Reserve
 		if s.Error != "" {
-			errs = append(errs, s.Error)
+			errs = append(errs, v.Named(s.Error))
 		}
 		if old, ok := worst[s.Node]; !ok || s.Phase.Ended() || s.Phase.Before(old) {
 			worst[s.Node] = s.Phase
@@ -121,7 +122,7 @@ func (v *View) model(i cluster.Instance) api.Model {
 		text, percent := v.shardProgress(i, k)
 		m.Shards = append(m.Shards, api.Shard{
 			NodeID: string(s.Node), NodeName: v.name(s.Node), Device: s.Device, Role: roles[k], Status: string(s.Phase),
-			Progress: text, ProgressPercent: percent, MemoryGB: inGB(s.Reserve), Error: s.Error,
+			Progress: text, ProgressPercent: percent, MemoryGB: inGB(s.Reserve), Error: v.Named(s.Error),
 		})
 	}
 	for id, phase := range worst {
@@ -138,7 +139,7 @@ func (v *View) model(i cluster.Instance) api.Model {
 		slices.Sort(errs)
 		m.Error = strings.Join(slices.Compact(errs), "; ")
 		if problem := v.in.State.Wanted[i.Wanted].Problem; problem != "" {
-			m.Error = problem
+			m.Error = v.Named(problem)
 		}
 		m.Error = cmp.Or(m.Error, "a part of it ended")
 	}

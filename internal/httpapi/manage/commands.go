@@ -330,11 +330,25 @@ func (d *Dialect) drain(resume bool) func(context.Context, string, *view.View, *
 			}
 		}
 		out.Message = n.FriendlyName + " is being drained"
-		if len(out.Moving) > 0 {
+		switch others := takers(v, n.NodeID); {
+		case len(out.Moving) > 0 && others == 0:
+			out.Message += "; " + strings.Join(out.Moving, ", ") + " stay where they are until another node is online that runs models and is not drained"
+		case len(out.Moving) > 0:
 			out.Message += "; moving " + strings.Join(out.Moving, ", ")
 		}
 		return out, nil
 	}
+}
+
+// takers counts the nodes but one that may take new work.
+func takers(v *view.View, but string) int {
+	n := 0
+	for _, x := range v.Nodes().Nodes {
+		if x.NodeID != but && x.Status == api.NodeOnline && !x.Draining && slices.Contains(x.Roles, "worker") {
+			n++
+		}
+	}
+	return n
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -286,3 +286,27 @@ func TestNoMaster(t *testing.T) {
 		}
 	}
 }
+
+// Who drains the only node that could take the models is not told that they move.
+func TestDrainWithNowhereToGo(t *testing.T) {
+	f := newFake()
+	h := serve(t, f)
+	drain := func() string { return call(h, "POST", "/v1/cluster/nodes/studio/drain", "").Body.String() }
+	if got := drain(); !strings.Contains(got, "moving Ready-GGUF") {
+		t.Errorf("with another node: %s", got)
+	}
+	for what, change := range map[string]func(*cluster.Node){
+		"drained": func(n *cluster.Node) { n.Draining = true }, "no worker": func(n *cluster.Node) { n.Worker = false },
+	} {
+		f := newFake()
+		f.change(func(in *view.Inputs) {
+			n := in.State.Nodes["n2"]
+			change(&n)
+			in.State.Nodes["n2"] = n
+		})
+		h = serve(t, f)
+		if got := drain(); !strings.Contains(got, "Ready-GGUF stay where they are until another node") {
+			t.Errorf("%s: %s", what, got)
+		}
+	}
+}

@@ -83,7 +83,7 @@ func (l *Library) load(name string, o ModelOptions, call func(modelParams) uintp
 	l.logs.reset()
 	h := call(p)
 	if h == 0 {
-		return nil, &LoadError{Path: name, Cause: l.logs.cause()}
+		return nil, &LoadError{Path: name, Cause: reason(l.logs.cause())}
 	}
 	return &Model{lib: l, handle: h, vocab: l.modelVocab(h)}, nil
 }
