@@ -55,7 +55,7 @@ func Table() []Option {
 		{Name: "context", Kind: Int, Default: "0", Min: 0, Max: 1 << 24, Help: "tokens of each slot; 0: the model's own, at most 8192, less when memory asks"},
 		{Name: "queue", Kind: Int, Default: "64", Min: 0, Max: 1 << 20, Help: "requests that may wait for a slot; more get status 429"},
 		{Name: "threads", Kind: Int, Default: "0", Min: 0, Max: 4096, Help: "processor threads of a model; 0: chosen from the machine"},
-		{Name: "gpu-layers", Kind: Int, Default: "-1", Min: -1, Max: 1 << 20, Help: "layers kept on the GPU; -1: as many as fit"},
+		{Name: "gpu-layers", Kind: Int, Default: "-1", Min: -1, Max: 1 << 20, Help: "layers kept on the GPU, the output head being one; -1: as many as fit; 0: the GPU is not used"},
 		{Name: "cache-memory", Kind: Size, Default: "1GB", Argument: "SIZE", Help: "host memory for prompts that may come again, such as 512MB; 0: none"},
 		{Name: "prefix-reuse", Kind: Choice, Default: "exact", Choices: []string{"exact", "longest", "off"}, Help: "reuse of computed prompts: exact (same text for a repeated request), longest (faster, rounding may differ) or off"},
 		{Name: "local-shards", Argument: "PxT", Help: "serve every model in P stages of T ranks, each a process, such as 2x1; one that cannot be cut so is served whole"},

@@ -45,7 +45,23 @@ func Probe(ctx context.Context, executable string, e *Engine) (wire.EngineInfo, 
 	if err := json.Unmarshal(stdout.Bytes(), &info); err != nil {
 		return info, fmt.Errorf("ask the engine: its child's answer: %w", err)
 	}
+	for i, p := range info.Problems {
+		info.Problems[i] = p + said(stderr.String(), p)
+	}
 	return info, nil
+}
+
+// said is what a backend printed about itself, behind the sentence that it shows no
+// device; "" if it printed nothing.
+func said(stderr, problem string) string {
+	name, _, _ := strings.Cut(strings.TrimPrefix(problem, "the "), " backend")
+	last := ""
+	for line := range strings.Lines(stderr) {
+		if _, words, ok := strings.Cut(line, "ggml_"+name+": "); ok {
+			last = " (it says: " + strings.TrimSpace(words) + ")"
+		}
+	}
+	return last
 }
 
 // Spec tells a runner which libraries to load.
@@ -53,23 +69,40 @@ func (e *Engine) Spec() wire.EngineSpec {
 	return wire.EngineSpec{Dir: e.Dir, Llama: e.Libllama, GGML: e.Libggml, GGMLBase: e.Base}
 }
 
-// LastWords gives the first line that a runner marked as an error, or else its
-// last line, or else how it ended.
+// LastWords gives the first line that a runner marked as an error; else how it
+// crashed, which a long trace follows; else its last line, or how it ended.
 func LastWords(stderr string, ended error) string {
-	last := ""
+	last, crash := "", ""
 	for line := range strings.Lines(stderr) {
-		if line = strings.TrimSpace(line); line != "" {
-			last = line
+		if line = strings.TrimSpace(line); line == "" {
+			continue
 		}
-	}
-	for line := range strings.Lines(stderr) {
-		if said, ok := strings.CutPrefix(strings.TrimSpace(line), "E "); ok {
+		last = line
+		if said, ok := strings.CutPrefix(line, "E "); ok {
 			return said
+		}
+		if crash == "" && (strings.HasPrefix(line, "SIG") && strings.Contains(line, ": ") || strings.HasPrefix(line, "fatal error: ") || strings.HasPrefix(line, "panic: ") ||
+			strings.HasPrefix(line, "terminate called") || strings.Contains(line, "GGML_ASSERT")) {
+			crash = line
 		}
 	}
 	var exit *exec.ExitError
-	if last == "" || errors.As(ended, &exit) && exit.ExitCode() < 0 {
-		return strings.TrimSpace(ended.Error() + " " + last)
+	killed := errors.As(ended, &exit) && exit.ExitCode() < 0
+	how := crash
+	switch {
+	case killed && crash == "":
+		how = strings.TrimSpace(ended.Error() + " " + last)
+	case killed:
+		how = ended.Error() + " " + crash
+	case crash == "" && last == "":
+		return ended.Error()
+	case crash == "":
+		return last
 	}
-	return last
+	for _, fault := range []string{"SIGSEGV", "SIGBUS", "SIGILL", "segmentation fault", "bus error", "illegal instruction"} {
+		if strings.Contains(how, fault) {
+			return "it crashed (" + how + "); a library there is damaged, or a driver is: install them again, or try `skein engine install --backend cpu`"
+		}
+	}
+	return "it crashed (" + how + ")"
 }

@@ -20,14 +20,11 @@ import (
 
 // devices asks an engine for its devices; nil: it has the processor alone, and
 // need not be asked.
-func devices(executable string, e *engine.Engine) func(context.Context) ([]wire.Device, error) {
+func devices(executable string, e *engine.Engine) func(context.Context) (wire.EngineInfo, error) {
 	if !slices.ContainsFunc(e.Backends, func(b string) bool { return b != "cpu" && b != "rpc" && b != "blas" }) {
 		return nil
 	}
-	return func(ctx context.Context) ([]wire.Device, error) {
-		info, err := engine.Probe(ctx, executable, e)
-		return info.Devices, err
-	}
+	return func(ctx context.Context) (wire.EngineInfo, error) { return engine.Probe(ctx, executable, e) }
 }
 
 // startRunner joins the worker with supervise: each model is one runner, or

@@ -50,12 +50,12 @@ func bench(spec wire.BenchSpec) (*wire.BenchResult, error) {
 		req.Threads = runtime.GOMAXPROCS(0)
 	}
 	begin := time.Now()
-	m, err := load(lib, req, hasGPU(info), nil)
+	m, err := load(lib, req, info.Devices, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer m.Close()
-	res := &wire.BenchResult{Engine: info.Version, Model: m.info.Description, Threads: req.Threads, ChunkTokens: m.info.ChunkTokens, LoadSeconds: time.Since(begin).Seconds()}
+	res := &wire.BenchResult{Engine: info.Version, Model: m.info.Description, Threads: req.Threads, ChunkTokens: m.info.ChunkTokens, Layers: m.info.Layers + 1, GPULayers: m.info.GPULayers, LoadSeconds: time.Since(begin).Seconds()}
 	for range spec.Repeat {
 		m.ctx.Clear()
 		begin := time.Now()

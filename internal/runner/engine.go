@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -27,15 +28,6 @@ func openLibrary(spec wire.EngineSpec) (*llama.Library, wire.EngineInfo, error) 
 	return lib, info, nil
 }
 
-func hasGPU(info wire.EngineInfo) bool {
-	for _, d := range info.Devices {
-		if d.Type == "gpu" || d.Type == "igpu" {
-			return true
-		}
-	}
-	return false
-}
-
 // chunkFor is the chunk that was asked for, or that of the model.
 func chunkFor(want int, parameters uint64, gpu bool, stages, context int) int {
 	n := want
@@ -55,8 +47,10 @@ type loaded struct {
 	info   wire.ModelInfo
 }
 
-// load carries out a LoadRequest on the loop's goroutine.
-func load(lib *llama.Library, req wire.LoadRequest, gpu bool, progress func(float64)) (*loaded, error) {
+// load carries out a LoadRequest on the loop's goroutine. Where it leaves to the
+// runner how many layers an accelerator takes, and its memory turns out to be too
+// little for those that should fit, it tries again with fewer.
+func load(lib *llama.Library, req wire.LoadRequest, devices []wire.Device, progress func(float64)) (*loaded, error) {
 	if req.Slots < 1 || req.Context < 2 && !req.VocabOnly {
 		return nil, &wire.Failure{Code: wire.CodeInvalid, Message: fmt.Sprintf("load: %d slots of %d tokens", req.Slots, req.Context)}
 	}
@@ -66,6 +60,30 @@ func load(lib *llama.Library, req wire.LoadRequest, gpu bool, progress func(floa
 		}
 		return loadMember(lib, req, progress)
 	}
+	all, layers := 0, []int{req.GPULayers}
+	if req.VocabOnly {
+		layers = []int{0}
+	} else if req.GPULayers < 0 {
+		all, layers = fitting(devices, req)
+	}
+	for i, n := range layers {
+		r := req
+		r.GPULayers = n
+		if n < all {
+			logLine(logWarn, fmt.Sprintf("%d of %d layers go to the GPU, the others are computed by the processor: its memory takes no more (%s free)", n, all, freeIn(accelerators(devices, req))))
+		}
+		m, err := loadWhole(lib, r, len(accelerators(devices, r)) > 0, progress)
+		var failure *wire.Failure
+		if err == nil || i == len(layers)-1 || !errors.As(err, &failure) || failure.Code != wire.CodeMemory {
+			return m, err
+		}
+		logLine(logWarn, err.Error())
+	}
+	return nil, errors.New("load: nothing was tried") // layers is never empty
+}
+
+// loadWhole loads a whole model, or its vocabulary alone.
+func loadWhole(lib *llama.Library, req wire.LoadRequest, gpu bool, progress func(float64)) (*loaded, error) {
 	m, err := lib.LoadModel(req.Paths, llama.ModelOptions{GPULayers: req.GPULayers, Device: req.Device, Mmap: req.Mmap, VocabOnly: req.VocabOnly, Progress: progress})
 	if err != nil {
 		return nil, &wire.Failure{Code: loadCode(err), Message: err.Error()}
@@ -89,6 +107,12 @@ func load(lib *llama.Library, req wire.LoadRequest, gpu bool, progress func(floa
 	}
 	l.ctx = ctx
 	l.info.Context, l.info.Slots, l.info.Threads, l.info.ChunkTokens = min(req.Context, ctx.ContextSeq()), req.Slots, req.Threads, chunk
+	if gpu {
+		l.info.GPULayers = l.info.Layers + 1
+		if req.GPULayers >= 0 {
+			l.info.GPULayers = min(l.info.GPULayers, req.GPULayers)
+		}
+	}
 	if err := warmUp(l); err != nil {
 		l.Close()
 		return nil, &wire.Failure{Code: wire.CodeInternal, Message: "warm up: " + err.Error()}

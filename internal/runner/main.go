@@ -47,11 +47,12 @@ func Probe(spec wire.EngineSpec, out io.Writer) int {
 	if out == os.Stdout {
 		out = frames
 	}
-	_, info, err := openLibrary(spec)
+	lib, info, err := openLibrary(spec)
 	if err != nil {
 		logLine(logError, err.Error())
 		return 1
 	}
+	info.Problems = lib.Idle()
 	if err := json.NewEncoder(out).Encode(info); err != nil {
 		logLine(logError, err.Error())
 		return 1
@@ -64,10 +65,10 @@ type process struct {
 	conn  *wire.Conn
 	build string
 
-	lib   *llama.Library
-	gpu   bool
-	model *loaded
-	put   *arrival // a snapshot whose bytes are coming; nil: none
+	lib     *llama.Library
+	devices []wire.Device
+	model   *loaded
+	put     *arrival // a snapshot whose bytes are coming; nil: none
 
 	mu   sync.Mutex // guards loop, and that nothing is posted to one that ended
 	loop *loop.Loop // nil: nothing can be generated now
@@ -148,7 +149,7 @@ func (r *process) handle(f wire.Frame, failed chan<- error) (stop bool, err erro
 		if err != nil {
 			return false, r.fail(f.Ref, wire.CodeEngine, err)
 		}
-		r.lib, r.gpu = lib, hasGPU(info)
+		r.lib, r.devices = lib, info.Devices
 		return false, r.conn.SendJSON(wire.TypeResult, f.Ref, info)
 	case wire.TypeLoad:
 		return false, r.load(f, failed)
@@ -262,7 +263,7 @@ func (r *process) load(f wire.Frame, failed chan<- error) error {
 		// no progress (a large allocation, a slow disk).
 		stopBeats := r.beats(func() wire.Beat { return wire.Beat{Busy: true} })
 		last := -1.0
-		m, err := load(r.lib, req, r.gpu, func(done float64) {
+		m, err := load(r.lib, req, r.devices, func(done float64) {
 			if done-last >= 0.01 || done == 1 {
 				last = done
 				if err := r.conn.SendJSON(wire.TypeProgress, f.Ref, wire.Progress{Done: done}); err != nil {

@@ -248,7 +248,7 @@ func (r *Runner) open(ctx context.Context, p *process, attempt int) error {
 	r.engine, r.info, r.current = engine, info, p
 	r.setLocked(State{Phase: Ready, Attempt: attempt, PID: p.kid.PID})
 	r.mu.Unlock()
-	r.opts.Logger.Info("model ready", "model", r.opts.Name, "pid", p.kid.PID, "seconds", info.LoadSeconds, "context", info.Context, "slots", info.Slots)
+	r.opts.Logger.Info("model ready", "model", r.opts.Name, "pid", p.kid.PID, "seconds", info.LoadSeconds, "context", info.Context, "slots", info.Slots, "gpu_layers", info.GPULayers)
 	return nil
 }
 

@@ -273,6 +273,9 @@ func (d *doctor) engine(ctx context.Context, where home.Home, serve config.Serve
 		d.npm()
 		return
 	}
+	for _, p := range info.Problems {
+		d.add("devices", Hint, p, "install the driver and loader that it needs, or skein engine install --backend cpu")
+	}
 	d.add("devices", Good, list, "")
 }
 

@@ -65,7 +65,7 @@ own. MODEL is a name of 'skein models list' or a .gguf file.`,
 	f.IntVar(&spec.Repeat, "repeat", 5, "runs; the median counts")
 	f.IntVar(&spec.Load.Threads, "threads", 0, "processor threads; 0: as many as the process may use")
 	f.IntVar(&spec.Load.ChunkTokens, "chunk-tokens", 0, "prompt tokens a step takes; 0: chosen by the model's size")
-	f.IntVar(&spec.Load.GPULayers, "gpu-layers", -1, "layers kept on the GPU; -1: as many as fit")
+	f.IntVar(&spec.Load.GPULayers, "gpu-layers", -1, "layers kept on the GPU, the output head being one; -1: as many as fit; 0: the GPU is not used")
 	command.EngineDirFlag(cmd, &dir)
 	command.JSONFlag(cmd, &asJSON)
 	return cmd
@@ -107,12 +107,20 @@ func (e Env) printBench(spec wire.BenchSpec, r wire.BenchResult) error {
 	row := func(name string, s load.Summary) []string {
 		return []string{name, rate(s.Median), rate(s.Min), rate(s.Max), "tok/s"}
 	}
-	fmt.Fprintf(e.Stdout, "%s on llama.cpp %s, %d threads; load %.2f s\n", r.Model, r.Engine, r.Threads, r.LoadSeconds)
+	fmt.Fprintf(e.Stdout, "%s on llama.cpp %s, %d threads, %s; load %.2f s\n", r.Model, r.Engine, r.Threads, onGPU(r), r.LoadSeconds)
 	return table.Columns(e.Stdout, [][]string{
 		{"", "MEDIAN", "MIN", "MAX", "UNIT"},
 		row(fmt.Sprintf("prefill, %d tokens in steps of %d", spec.Prompt, r.ChunkTokens), prefill),
 		row(fmt.Sprintf("decode, %d tokens, streams: %d", spec.Decode, spec.Streams), decode),
 	}, 1, 2, 3)
+}
+
+// onGPU says where the model lies.
+func onGPU(r wire.BenchResult) string {
+	if r.GPULayers == 0 {
+		return "no GPU"
+	}
+	return fmt.Sprintf("%d of %d layers on the GPU", r.GPULayers, r.Layers)
 }
 
 // rate writes tokens a second with as many decimals as they deserve.

@@ -234,6 +234,9 @@ func newDevices(e Env) *cobra.Command {
 			for _, d := range info.Devices {
 				rows = append(rows, []string{d.Name, d.Type, d.Backend, bytesize.Format(int64(d.MemoryFree)), bytesize.Format(int64(d.MemoryTotal)), d.Description})
 			}
+			for _, p := range info.Problems {
+				e.Note("note: %s", p)
+			}
 			return table.Columns(e.Stdout, rows, 3, 4)
 		},
 	}

@@ -126,10 +126,13 @@ func (c *Control) askEngine() accelerators {
 	if c.opts.Devices == nil || c.opts.Load.GPULayers >= 0 {
 		return accelerators{} // none, or they were forbidden, or given by hand
 	}
-	devices, err := c.opts.Devices(c.ctx)
+	info, err := c.opts.Devices(c.ctx)
 	if err != nil {
 		c.log.Warn("what GPUs the engine has is not known; models are placed in the host's memory", "error", err)
 		return accelerators{}
 	}
-	return sorted(devices, c.opts.System)
+	for _, p := range info.Problems {
+		c.log.Warn("a backend of the engine is of no use here; models are placed on what else there is", "problem", p)
+	}
+	return sorted(info.Devices, c.opts.System)
 }

@@ -60,7 +60,7 @@ type Options struct {
 	Queue   int // as in executor.Options
 	// Devices asks the engine what devices it has; nil: none beside the processor.
 	// System is "linux/amd64", as Go names it.
-	Devices func(context.Context) ([]wire.Device, error)
+	Devices func(context.Context) (wire.EngineInfo, error)
 	System  string
 	// Alone keeps the node from looking for others and being found.
 	Alone bool

@@ -164,8 +164,11 @@ func (s shared) fits(ctx context.Context, e library.Entry, state cluster.State) 
 	for id, v := range vitals {
 		if h := state.Nodes[id].Host; h == "" || !hosts[h] {
 			hosts[h] = true
-			host, _ := v.Device("") // models are placed in no other
-			have += host.Total
+			for _, d := range state.Nodes[id].Devices { // what can't be placed on is only told of
+				if now, ok := v.Device(d.ID); ok {
+					have += now.Total
+				}
+			}
 		}
 	}
 	if e.SizeBytes <= have || have == 0 {

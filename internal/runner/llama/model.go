@@ -9,7 +9,10 @@ import (
 
 // ModelOptions say how weights are loaded.
 type ModelOptions struct {
-	GPULayers int    // negative: all that fit
+	// GPULayers of the last ones, the output head being one more, lie on
+	// accelerators, negative: all. With 0 none is used at all: the library would
+	// else copy weights to it for each prompt, and keep memory there for that.
+	GPULayers int
 	Device    string // the one that takes them; "": all there are
 	Mmap      bool   // map the file; otherwise the library chooses
 	VocabOnly bool
@@ -69,12 +72,15 @@ func (l *Library) load(name string, o ModelOptions, call func(modelParams) uintp
 		defer l.progress.set(nil)
 		p.progress = l.progress.callback
 	}
-	if o.Device != "" {
-		d, err := l.device(o.Device)
-		if err != nil {
-			return nil, &LoadError{Path: name, Cause: err.Error()}
+	if o.Device != "" || o.GPULayers == 0 {
+		var list [2]uintptr // ends in a null
+		if o.GPULayers != 0 {
+			d, err := l.device(o.Device)
+			if err != nil {
+				return nil, &LoadError{Path: name, Cause: err.Error()}
+			}
+			list[0] = d
 		}
-		list := [2]uintptr{d} // ends in a null
 		var pin runtime.Pinner
 		defer pin.Unpin()
 		pin.Pin(&list)

@@ -19,6 +19,8 @@ type BenchResult struct {
 	Model       string    `json:"model"`
 	Threads     int       `json:"threads"`
 	ChunkTokens int       `json:"chunk_tokens"` // prompt tokens of a step
+	Layers      int       `json:"layers"`       // the output head is one
+	GPULayers   int       `json:"gpu_layers"`   // of them on accelerators
 	LoadSeconds float64   `json:"load_seconds"`
 	PrefillEach []float64 `json:"prefill_each"`
 	DecodeEach  []float64 `json:"decode_each"`

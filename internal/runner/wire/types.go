@@ -37,6 +37,9 @@ type EngineInfo struct {
 	Version    string   `json:"version"`     // llama_version()
 	SystemInfo string   `json:"system_info"` // llama_print_system_info()
 	Devices    []Device `json:"devices"`
+	// Problems are backends beside the library that show no device, a sentence
+	// each. Only a probe looks for them.
+	Problems []string `json:"problems,omitempty"`
 }
 
 // Device is one ggml backend device.
@@ -49,6 +52,9 @@ type Device struct {
 	MemoryTotal uint64 `json:"memory_total"`
 }
 
+// AllLayers in LoadRequest.GPULayers is the whole model, also where it does not fit.
+const AllLayers = 1 << 20
+
 // LoadRequest asks the runner to load a model and open its context.
 type LoadRequest struct {
 	Paths        []string `json:"paths"`         // one file, or all parts of a split GGUF in order
@@ -56,7 +62,7 @@ type LoadRequest struct {
 	Context      int      `json:"context"`       // tokens for each slot
 	Threads      int      `json:"threads"`       // 0: chosen by the runner
 	ChunkTokens  int      `json:"chunk_tokens"`  // prompt tokens a step may take; 0: default
-	GPULayers    int      `json:"gpu_layers"`    // negative: all
+	GPULayers    int      `json:"gpu_layers"`    // the last ones, the output head being one; negative: of a whole model as many as fit, of a shard all; 0: no GPU is used
 	Device       string   `json:"device"`        // "CUDA0": that GPU alone, as EngineInfo names it; "": any
 	CacheBytes   int64    `json:"cache_bytes"`   // host memory for spilled prefixes; 0: none
 	Mmap         bool     `json:"mmap"`          // map weights instead of reading them
@@ -92,6 +98,7 @@ type ModelInfo struct {
 	EndTokens      []int32 `json:"end_tokens"`    // every end-of-generation token
 	ChatTemplate   string  `json:"chat_template"` // "": the model has none
 	Memory         string  `json:"memory"`        // attention | sliding_window | recurrent | hybrid
+	GPULayers      int     `json:"gpu_layers"`    // on accelerators, the output head being one; 0: none is used
 	LoadSeconds    float64 `json:"load_seconds"`
 	Link           string  `json:"link,omitempty"` // address for links of other shards; "": a whole model
 }

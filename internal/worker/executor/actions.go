@@ -107,7 +107,7 @@ func (s *shard) options() member.Options {
 	case own.Device == "" && !o.Unified():
 		r.Load.GPULayers = 0 // it is placed in the host's memory
 	case own.Device != "":
-		r.Load.GPULayers = -1 // its memory was counted there
+		r.Load.GPULayers = wire.AllLayers // its memory was counted there, and nowhere else
 	}
 	if r.Load.Threads > 0 {
 		// Shards of one machine share its cores.

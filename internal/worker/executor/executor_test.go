@@ -634,7 +634,7 @@ func TestLoadOnADevice(t *testing.T) {
 		device  string
 		unified bool
 		layers  int
-	}{{"CUDA1", false, -1}, {"CUDA1", true, -1}, {"", false, 0}, {"", true, -1}} {
+	}{{"CUDA1", false, wire.AllLayers}, {"CUDA1", true, wire.AllLayers}, {"", false, 0}, {"", true, -1}} {
 		bubble(t, func(t *testing.T) {
 			w := newWorld(t, "b")
 			n := w.State().Nodes["b"]
