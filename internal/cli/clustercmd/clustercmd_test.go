@@ -253,6 +253,24 @@ func TestEventOnATerminal(t *testing.T) {
 	}
 }
 
+// Where a card has a model, the tables say so, and how much of it is left.
+func TestCards(t *testing.T) {
+	m := model("i", api.StatusReady, "ready", 100)
+	m.NodeNames = []string{"a", "b"}
+	m.Shards = []api.Shard{{NodeName: "a", Device: "CUDA0"}, {NodeName: "b"}}
+	o := api.Overview{Models: []api.Model{*m}, Nodes: []api.Node{
+		{FriendlyName: "a", Status: api.NodeOnline, Accelerators: []api.Device{{ID: "CUDA0", Name: "A card", Kind: "CUDA", MemoryTotalGB: 24, MemoryAvailableGB: 3.5}}},
+	}}
+	var s said
+	e := env(&s, nil, 120, false)
+	text := strings.Join(e.frame(o), "\n")
+	for _, want := range []string{"a (CUDA0), b", "a has CUDA0: A card (CUDA), 3.5 of 24.0 GB free"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("lacks %q:\n%s", want, text)
+		}
+	}
+}
+
 // Every table keeps within the terminal, and shows what counts most.
 func TestWidths(t *testing.T) {
 	long := strings.Repeat("very-long-name-", 5)
@@ -261,7 +279,7 @@ func TestWidths(t *testing.T) {
 	o := api.Overview{
 		NodeCount: 2, MasterNodeID: "n1", TotalRAMGB: 1234.5, AvailableRAMGB: 1000.1, TokensPerSecond: 123.4,
 		Nodes: []api.Node{
-			{NodeID: strings.Repeat("N", 26), FriendlyName: long, Status: api.NodeOnline, RAMTotalGB: 512, LoadedModels: []string{long, "b"}, IPAddresses: []string{"192.168.1.200", "fd00::2"}, Roles: []string{"master", "candidate"}},
+			{NodeID: strings.Repeat("N", 26), FriendlyName: long, Status: api.NodeOnline, RAMTotalGB: 512, LoadedModels: []string{long, "b"}, Accelerators: []api.Device{{ID: "CUDA0", Name: long, Kind: "CUDA", MemoryTotalGB: 24, MemoryAvailableGB: 20}}, IPAddresses: []string{"192.168.1.200", "fd00::2"}, Roles: []string{"master", "candidate"}},
 			{NodeID: "n2", FriendlyName: "b", Status: api.NodeStale, SecondsSinceSeen: 300, RAMTotalGB: 64},
 		},
 		Models:    []api.Model{*m, {ModelName: "broken", Status: api.StatusFailed, Error: strings.Repeat("why ", 40)}},

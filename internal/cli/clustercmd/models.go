@@ -36,7 +36,7 @@ func (e Env) Loaded(ctx context.Context, asJSON bool) error {
 			g := table.New("MODEL", "STATUS", "CONTEXT", "SLOTS", "MEMORY", "NODES").Right(2, 3, 4)
 			g.Shorten(5).Cut(0, 24).Drop(3).Drop(2).Cut(5, 10).Cut(0, 12).Drop(5).Cut(0, 8)
 			for _, m := range models.Loaded {
-				g.Add(name(m.ModelName), table.Cell{Text: m.Status, Style: look(m.Status)}, table.T(number(m.ContextLength)), table.T(number(m.Slots)), table.T(fmt.Sprintf("%.1f GB", m.MemoryGB)), places(m.NodeNames))
+				g.Add(name(m.ModelName), table.Cell{Text: m.Status, Style: look(m.Status)}, table.T(number(m.ContextLength)), table.T(number(m.Slots)), table.T(fmt.Sprintf("%.1f GB", m.MemoryGB)), places(m))
 			}
 			lines = append(g.Lines(width, e.Styled()), failures(models.Loaded, width)...)
 		}

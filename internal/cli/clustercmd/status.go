@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -56,6 +57,7 @@ func (e Env) frame(o api.Overview) []string {
 	}
 	lines := table.Wrap(fmt.Sprintf("%s, %s, %.1f of %.1f GB free, %.1f tokens/s now", plural(o.NodeCount, "node"), lead, o.AvailableRAMGB, o.TotalRAMGB, o.TokensPerSecond), width, 2)
 	lines = append(append(lines, ""), nodeTable(o.Nodes).Lines(width, styled)...)
+	lines = append(lines, cards(o.Nodes, width)...)
 	lines = append(lines, "")
 	if len(o.Models) == 0 {
 		lines = append(lines, table.Wrap("No model is loaded. Load one with 'skein models load NAME'; 'skein models list' shows what there is.", width, 0)...)
@@ -85,6 +87,22 @@ func nodeTable(nodes []api.Node) *table.Table {
 		g.Add(name(n.FriendlyName), nodeStatus(n), memory, table.T(used), table.T(fmt.Sprintf("%.1f GB", n.RAMTotalGB)), table.T(list(n.LoadedModels)))
 	}
 	return g
+}
+
+// cards tells what accelerators the nodes have beside their memory.
+func cards(nodes []api.Node, width int) []string {
+	var out []string
+	for _, n := range nodes {
+		for _, d := range n.Accelerators {
+			out = append(out, table.Wrap(table.Visible(fmt.Sprintf("%s has %s", n.FriendlyName, card(d))), width, 2)...)
+		}
+	}
+	return out
+}
+
+// card is an accelerator in words.
+func card(d api.Device) string {
+	return fmt.Sprintf("%s: %s (%s), %.1f of %.1f GB free", cmp.Or(d.ID, "an accelerator"), cmp.Or(d.Name, "unnamed"), d.Kind, d.MemoryAvailableGB, d.MemoryTotalGB)
 }
 
 // name is a cell that says what a row is about.
@@ -119,8 +137,17 @@ func look(status string) table.Style {
 	return table.Busy
 }
 
-// places is where a model lies, by names or by their number.
-func places(names []string) table.Cell {
+// places is where a model lies, by names and their accelerators or by their number.
+func places(m api.Model) table.Cell {
+	names := slices.Clone(m.NodeNames)
+	for i, n := range names {
+		for _, s := range m.Shards {
+			if s.NodeName == n && s.Device != "" {
+				names[i] = n + " (" + s.Device + ")"
+				break
+			}
+		}
+	}
 	c := table.T(list(names))
 	if len(names) > 1 {
 		c.Short = plural(len(names), "node")
@@ -149,7 +176,7 @@ func modelTable(models []api.Model) *table.Table {
 		case m.PredictedTokensPerSecond > 0:
 			speed = fmt.Sprintf("~%.1f", m.PredictedTokensPerSecond)
 		}
-		g.Add(name(m.ModelName), table.Cell{Text: status, Style: look(m.Status)}, table.T(cmp.Or(m.Way, "-")), table.T(number(m.ContextLength)), table.T(number(m.Slots)), table.T(speed), places(m.NodeNames))
+		g.Add(name(m.ModelName), table.Cell{Text: status, Style: look(m.Status)}, table.T(cmp.Or(m.Way, "-")), table.T(number(m.ContextLength)), table.T(number(m.Slots)), table.T(speed), places(m))
 	}
 	return g
 }
