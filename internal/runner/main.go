@@ -291,7 +291,7 @@ func (r *process) load(f wire.Frame, failed chan<- error) error {
 		m.states = eng.states
 		sched, err := schedule.New(schedule.Config{
 			Stages: eng.Stages(), Depth: eng.Depth(),
-			Slots: req.Slots, Context: m.info.Context, Chunk: m.info.ChunkTokens, Tile: schedule.TileTokens(r.gpu), Pending: req.PendingLimit,
+			Slots: req.Slots, Context: m.info.Context, Chunk: m.info.ChunkTokens, Tile: schedule.TileTokens(m.info.GPULayers > 0), Pending: req.PendingLimit,
 			Reuse: reuse, Rewindable: m.info.Memory == llama.MemoryAttention, CacheBytes: req.CacheBytes, KeepRows: true,
 		})
 		if err != nil {

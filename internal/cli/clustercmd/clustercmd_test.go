@@ -264,7 +264,7 @@ func TestCards(t *testing.T) {
 	var s said
 	e := env(&s, nil, 120, false)
 	text := strings.Join(e.frame(o), "\n")
-	for _, want := range []string{"a (CUDA0), b", "a has CUDA0: A card (CUDA), 3.5 of 24.0 GB free"} {
+	for _, want := range []string{"a (CUDA0), b", "a     CUDA0    3.5  24.0 GB  CUDA  A card"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("lacks %q:\n%s", want, text)
 		}

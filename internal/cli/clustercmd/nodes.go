@@ -49,7 +49,7 @@ id, a beginning of one, or the name of the machine.`,
 						table.T(cmp.Or(n.Chip, "-")), addresses(n), table.T(list(n.Roles)))
 				}
 				width, _ := e.Terminal()
-				return table.Print(e.Stdout, append(g.Lines(width, e.Styled()), cards(nodes.Nodes, width)...)...)
+				return table.Print(e.Stdout, append(g.Lines(width, e.Styled()), cards(nodes.Nodes, width, e.Styled())...)...)
 			})
 		},
 	}
@@ -98,7 +98,7 @@ func (e Env) describeNode(n api.Node) []string {
 		{"models", strings.Join(n.LoadedModels, ", ")},
 	}
 	for _, d := range n.Accelerators {
-		rows = append(rows, [2]string{"device", card(d)})
+		rows = append(rows, [2]string{"device", fmt.Sprintf("%s %s (%s), %.1f of %.1f GB free", d.ID, d.Name, d.Kind, d.MemoryAvailableGB, d.MemoryTotalGB)})
 	}
 	if n.Draining {
 		rows = append(rows, [2]string{"draining", "it gets nothing new; 'skein cluster resume " + n.FriendlyName + "' takes it back"})

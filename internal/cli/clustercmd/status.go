@@ -57,7 +57,7 @@ func (e Env) frame(o api.Overview) []string {
 	}
 	lines := table.Wrap(fmt.Sprintf("%s, %s, %.1f of %.1f GB free, %.1f tokens/s now", plural(o.NodeCount, "node"), lead, o.AvailableRAMGB, o.TotalRAMGB, o.TokensPerSecond), width, 2)
 	lines = append(append(lines, ""), nodeTable(o.Nodes).Lines(width, styled)...)
-	lines = append(lines, cards(o.Nodes, width)...)
+	lines = append(lines, cards(o.Nodes, width, styled)...)
 	lines = append(lines, "")
 	if len(o.Models) == 0 {
 		lines = append(lines, table.Wrap("No model is loaded. Load one with 'skein models load NAME'; 'skein models list' shows what there is.", width, 0)...)
@@ -89,20 +89,22 @@ func nodeTable(nodes []api.Node) *table.Table {
 	return g
 }
 
-// cards tells what accelerators the nodes have beside their memory.
-func cards(nodes []api.Node, width int) []string {
-	var out []string
+// cards lists what accelerators the nodes have beside their memory, below the
+// nodes.
+func cards(nodes []api.Node, width int, styled bool) []string {
+	g := table.New("NODE", "DEVICE", "FREE", "OF", "KIND", "CHIP").Right(2, 3)
+	g.Cut(5, 12).Cut(0, 16).Drop(4).Drop(5).Cut(0, 8).Drop(3)
+	found := false
 	for _, n := range nodes {
 		for _, d := range n.Accelerators {
-			out = append(out, table.Wrap(table.Visible(fmt.Sprintf("%s has %s", n.FriendlyName, card(d))), width, 2)...)
+			found = true
+			g.Add(name(n.FriendlyName), table.T(cmp.Or(d.ID, "-")), table.T(fmt.Sprintf("%.1f", d.MemoryAvailableGB)), table.T(fmt.Sprintf("%.1f GB", d.MemoryTotalGB)), table.T(d.Kind), table.T(cmp.Or(d.Name, "-")))
 		}
 	}
-	return out
-}
-
-// card is an accelerator in words.
-func card(d api.Device) string {
-	return fmt.Sprintf("%s: %s (%s), %.1f of %.1f GB free", cmp.Or(d.ID, "an accelerator"), cmp.Or(d.Name, "unnamed"), d.Kind, d.MemoryAvailableGB, d.MemoryTotalGB)
+	if !found {
+		return nil
+	}
+	return append([]string{""}, g.Lines(width, styled)...)
 }
 
 // name is a cell that says what a row is about.
