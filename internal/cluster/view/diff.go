@@ -21,7 +21,7 @@ func Diff(old, next *View) []api.Event {
 		out = append(out, api.Event{Type: api.EventMaster, Change: api.ChangeChanged, MasterNodeID: &master})
 	}
 	out = append(out, changes(old.nodes, next.nodes, kind[api.Node]{
-		name: api.EventNode, key: func(n api.Node, _ int) string { return n.NodeID }, still: stillNode, calm: calmNode,
+		name: api.EventNode, key: func(n api.Node) string { return n.NodeID }, still: stillNode, calm: calmNode,
 		put: func(e *api.Event, n api.Node) { e.Node = &n },
 	})...)
 	out = append(out, changes(old.models, next.models, kind[api.Model]{
@@ -29,7 +29,7 @@ func Diff(old, next *View) []api.Event {
 		put: func(e *api.Event, m api.Model) { e.Model = &m },
 	})...)
 	out = append(out, changes(old.downloads, next.downloads, kind[api.Download]{
-		name: api.EventDownload, key: func(d api.Download, _ int) string { return d.NodeID + " " + d.ModelID },
+		name: api.EventDownload, key: func(d api.Download) string { return d.NodeID + " " + d.ModelID },
 		still: func(d api.Download) api.Download { return d }, calm: calmDownload,
 		put: func(e *api.Event, d api.Download) {
 			if e.Change == api.ChangeRemoved && next.has(ids.Node(d.NodeID), d.ModelID) {
@@ -39,7 +39,7 @@ func Diff(old, next *View) []api.Event {
 		},
 	})...)
 	out = append(out, changes(old.tasks, next.tasks, kind[api.Task]{
-		name: api.EventTask, key: func(t api.Task, _ int) string { return t.NodeID + " " + t.TaskID },
+		name: api.EventTask, key: func(t api.Task) string { return t.NodeID + " " + t.TaskID },
 		still: func(t api.Task) api.Task { t.AgeSeconds = 0; return t }, calm: func(t api.Task) api.Task { return t },
 		put: func(e *api.Event, t api.Task) { e.Task = &t },
 	})...)
@@ -53,8 +53,9 @@ func Diff(old, next *View) []api.Event {
 // kind says how things of a type are compared.
 type kind[T any] struct {
 	name string
-	// key tells them apart; count is how many of the same model came before.
-	key func(x T, count int) string
+	// key tells them apart, but for those of one model that have no place, and for
+	// the parts of one request: these are told apart by their order.
+	key func(T) string
 	// still drops what time alone changes, calm what is only measured.
 	still, calm func(T) T
 	put         func(*api.Event, T)
@@ -91,13 +92,13 @@ func changes[T any](old, next []T, k kind[T]) []api.Event {
 
 // index finds things by their keys; order is theirs in the list.
 func (k kind[T]) index(list []T) (byKey map[string]T, order []string) {
-	byKey = map[string]T{}
+	byKey = make(map[string]T, len(list))
+	count := map[string]int{}
 	for _, x := range list {
-		count := 0
-		key := k.key(x, count)
-		for _, taken := byKey[key]; taken; _, taken = byKey[key] {
-			count++
-			key = k.key(x, count)
+		key := k.key(x)
+		count[key]++
+		if n := count[key]; n > 1 {
+			key = fmt.Sprintf("%s\x00%d", key, n) // ids have no such character
 		}
 		byKey[key] = x
 		order = append(order, key)
@@ -106,11 +107,11 @@ func (k kind[T]) index(list []T) (byKey map[string]T, order []string) {
 }
 
 // modelKey is the instance, or for what has no place the model's name.
-func modelKey(m api.Model, count int) string {
+func modelKey(m api.Model) string {
 	if m.InstanceID != "" {
-		return fmt.Sprintf("instance %s %d", m.InstanceID, count)
+		return "instance " + m.InstanceID
 	}
-	return fmt.Sprintf("model %s %d", m.ModelID, count)
+	return "model " + m.ModelID
 }
 
 func stillNode(n api.Node) api.Node {

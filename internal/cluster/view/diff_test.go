@@ -51,6 +51,11 @@ func TestDiff(t *testing.T) {
 			"node changed aa11 stale",
 			// Its head tells nothing any more; the state will follow.
 			"model changed org/Ready-GGUF ready", "task removed t1 running"}},
+		{"a request of two parts", func(in *view.Inputs) {
+			v := in.Vitals["aa11"]
+			v.Tasks = append(slices.Clone(v.Tasks), cluster.Task{ID: "t2", Status: "running"}, cluster.Task{ID: "t2", Status: "waiting"})
+			in.Vitals["aa11"] = v
+		}, []string{"task added t2 running", "task added t2 waiting"}},
 		{"a node is forgotten", func(in *view.Inputs) { delete(in.State.Nodes, "dd44") }, []string{"node removed dd44 stale"}},
 		{"a node comes", func(in *view.Inputs) { in.Live["dd44"] = true }, []string{"node changed dd44 online"}},
 		{"memory", func(in *view.Inputs) {

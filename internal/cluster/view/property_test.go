@@ -68,7 +68,9 @@ func anything(t *rapid.T) view.Inputs {
 			v.Instances = append(v.Instances, cluster.InstanceVitals{Instance: i, Running: rapid.IntRange(-1, 3).Draw(t, "running"), Stream: float.Draw(t, "stream"), Now: float.Draw(t, "now")})
 			v.Shards = append(v.Shards, cluster.ShardVitals{Instance: i, Shard: rapid.IntRange(-1, 3).Draw(t, "shard"), Phase: phase.Draw(t, "phase"), Progress: float.Draw(t, "progress"), Done: bytesOf.Draw(t, "done"), Total: bytesOf.Draw(t, "of"), Speed: float.Draw(t, "speed")})
 		}
-		v.Tasks = []cluster.Task{{ID: "t", Age: float.Draw(t, "age")}}
+		for range rapid.IntRange(0, 3).Draw(t, "tasks") { // parts of one request have one id
+			v.Tasks = append(v.Tasks, cluster.Task{ID: "t", Age: float.Draw(t, "age")})
+		}
 		in.Vitals[n] = v
 	}
 	return in
