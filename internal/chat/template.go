@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -163,6 +164,9 @@ type Input struct {
 	Messages []Message
 	// NoGenerationPrompt leaves out the opening of the assistant's turn.
 	NoGenerationPrompt bool
+	// Continue ends the prompt within the last message, for the model to go on
+	// with it.
+	Continue bool
 	// Tools is the list of tools as the template expects it, nil for none;
 	// see Args for the types.
 	Tools any
@@ -181,7 +185,8 @@ type Input struct {
 // each system text is put in front of the next user text, separated by an
 // empty line; a system text after the last user turn becomes a user turn.
 // Anything else that the template refuses is a *TemplateError with the
-// template's own message. Ends with ctx's cause when ctx does.
+// template's own message, and so is a last message that in.Continue is to go on
+// with and that the template changes. Ends with ctx's cause when ctx does.
 func (t *Template) Render(ctx context.Context, in Input) (string, error) {
 	messages := in.Messages
 	if !t.developer {
@@ -190,7 +195,27 @@ func (t *Template) Render(ctx context.Context, in Input) (string, error) {
 	if t.mergeSystem {
 		messages = mergeSystem(messages)
 	}
-	return t.run(ctx, messages, in)
+	if !in.Continue || len(messages) == 0 {
+		return t.run(ctx, messages, in)
+	}
+	// Where the message ends is found by a mark behind it; templates may trim
+	// what a message says.
+	const mark = "skein-goes-on-here"
+	in.NoGenerationPrompt = true
+	messages = slices.Clone(messages)
+	last := &messages[len(messages)-1].Content
+	said := strings.TrimRight(*last, space)
+	trailing := (*last)[len(said):]
+	*last = said + mark
+	out, err := t.run(ctx, messages, in)
+	if err != nil {
+		return "", err
+	}
+	i := strings.LastIndex(out, mark)
+	if i < 0 {
+		return "", &TemplateError{ErrorRaised, "it does not show the last message as it is, so that the model could go on with it"}
+	}
+	return out[:i] + trailing, nil
 }
 
 func (t *Template) run(ctx context.Context, messages []Message, in Input) (string, error) {

@@ -185,3 +185,35 @@ func FuzzTemplate(f *testing.F) {
 		}
 	})
 }
+
+// An answer that was begun goes on where it stands, whatever the template puts
+// after a turn.
+func TestContinue(t *testing.T) {
+	said := func(text string) []Message {
+		return []Message{{Role: "user", Content: "once"}, {Role: "assistant", Content: text}}
+	}
+	trims := "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}[/]{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+	for _, c := range []struct{ source, text, want string }{
+		{ChatML, "once upon", "<|im_start|>user\nonce<|im_end|>\n<|im_start|>assistant\nonce upon"},
+		{ChatML, "im_end", "<|im_start|>user\nonce<|im_end|>\n<|im_start|>assistant\nim_end"},
+		{trims, "once", "[user]once[/][assistant]once"},
+		{trims, " a \n", "[user]once[/][assistant]a \n"},
+	} {
+		template, err := Compile(t.Context(), Options{Source: c.source})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := template.Render(t.Context(), Input{Messages: said(c.text), Continue: true})
+		if err != nil || out != c.want {
+			t.Errorf("%q, %v; want %q", out, err, c.want)
+		}
+	}
+	template, err := Compile(t.Context(), Options{Source: "{% for m in messages %}{{ m.content | upper }}{% endfor %}"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused *TemplateError
+	if _, err = template.Render(t.Context(), Input{Messages: said("upon"), Continue: true}); !errors.As(err, &refused) || !strings.Contains(refused.Message, "last message") {
+		t.Errorf("a template that changes the message: %v", err)
+	}
+}

@@ -95,6 +95,8 @@ func TestCallPrompt(t *testing.T) {
 	asked := []Message{hi[0], {Role: "assistant", Calls: []Call{{Name: "now", Arguments: "{}"}}}, {Role: "tool", Content: "8", ToolCallID: "1"}}
 	for want, req := range map[string]Request{
 		"u:Hi|":         {Messages: hi},
+		"u:Hi|a:Hel":    {Messages: []Message{hi[0], {Role: "assistant", Content: "Hel"}}},
+		"u:Hi|a:|":      {Messages: []Message{hi[0], {Role: "assistant"}}},
 		"add,now,u:Hi|": {Messages: hi, Tools: []Tool{add, now}},
 		"now,u:Hi|a:<tool_call>now</tool_call>|t:8|":                 {Messages: asked, Tools: []Tool{now}},
 		"now,u:Hi|<tool_call>\n{\"name\": \"":                        {Messages: hi, Tools: []Tool{now}, MustCall: true},

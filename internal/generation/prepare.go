@@ -171,7 +171,10 @@ func (s *Service) render(ctx context.Context, p *Prepared, req Request) (string,
 		}
 		tools = list
 	}
-	text, err := p.template.Render(ctx, chat.Input{Messages: messages, Tools: tools, Args: req.TemplateArgs, Now: s.options.Clock()})
+	// What the assistant has begun it goes on with.
+	last := messages[len(messages)-1]
+	begun := last.Role == "assistant" && strings.TrimSpace(last.Content) != "" && len(last.Calls) == 0
+	text, err := p.template.Render(ctx, chat.Input{Messages: messages, Continue: begun, Tools: tools, Args: req.TemplateArgs, Now: s.options.Clock()})
 	if err == nil {
 		return text, nil
 	}
