@@ -20,7 +20,6 @@ var notServed = []struct{ path, what string }{
 	{"/v1/fine_tuning", "models are not trained by this node"},
 	{"/api", "Ollama's API is not served yet; use OpenAI's: base URL /v1, POST /v1/chat/completions"},
 	{"/ollama", "Ollama's API is not served yet; use OpenAI's: base URL /v1, POST /v1/chat/completions"},
-	{"/metrics", "metrics for Prometheus are not served yet; GET /v1/cluster has the figures as JSON"},
 	{"/health", "GET /healthz tells whether the node is alive, GET /readyz whether it takes requests, GET /v1/cluster/health how the cluster is"},
 	{"/version", "GET /v1/cluster/nodes tells the version of each node"},
 	{"/props", "llama-server's own endpoints are not served; GET /v1/models and GET /v1/cluster/models tell of models"},

@@ -50,6 +50,7 @@ var table = []rule{
 	{"/openapi.json", map[string]Need{get: NeedRead}},
 	{"/openapi-3.0.json", map[string]Need{get: NeedRead}},
 	{"/docs", map[string]Need{get: NeedRead}},
+	{"/metrics", map[string]Need{get: NeedRead}},
 
 	// Where exo's clients look.
 	{"/models", map[string]Need{get: NeedKey}},

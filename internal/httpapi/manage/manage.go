@@ -232,6 +232,7 @@ func (d *Dialect) serveDocument(mux httpapi.Mux, m mount) {
 	serve("GET /openapi.json", "application/json", document.JSON)
 	serve("GET /openapi-3.0.json", "application/json", document.JSON30)
 	serve("GET /docs", "text/html; charset=utf-8", document.Page)
+	mux.HandleFunc("GET /metrics", d.metrics)
 	serve("GET /{$}", "text/plain; charset=utf-8", func(*huma.OpenAPI) ([]byte, error) { return []byte(welcome), nil })
 }
 
@@ -243,6 +244,7 @@ const welcome = `skein is running.
   /docs         the management API, a page to read; /openapi.json for programs
   /v1/cluster   the cluster as it is now
   /mcp          the same for AI agents
+  /metrics      the same for Prometheus
 
 "skein run" chats, "skein status" shows the cluster.
 `
