@@ -305,12 +305,17 @@ func (s *shard) report(r cluster.ShardReported) {
 	}
 }
 
+// worthTelling is how long a report may stay undelivered before a person is told:
+// without a master for a moment, as after a start, all is well.
+const worthTelling = 5 * time.Second
+
 // tell delivers local.Told, again and again until the cluster has taken or
 // refused it. It is called without the mutex.
 func (s *shard) tell() {
 	o := &s.e.opts
 	wait := o.RetryMin
 	var last error
+	var since time.Time // of the first failure
 	for {
 		s.e.mu.Lock()
 		r := s.local.Told
@@ -351,7 +356,13 @@ func (s *shard) tell() {
 			return
 		}
 		s.e.mu.Unlock()
-		if last == nil || last.Error() != err.Error() {
+		if since.IsZero() {
+			since = time.Now()
+		}
+		switch {
+		case time.Since(since) < worthTelling:
+			s.log.Debug("a report is not delivered yet", "phase", r.Phase, "error", err)
+		case last == nil || last.Error() != err.Error():
 			s.log.Warn("a report is not delivered, sending it again", "phase", r.Phase, "error", err)
 			last = err
 		}

@@ -450,9 +450,20 @@ func TestReports(t *testing.T) {
 		w.deny = errors.New("no master")
 		w.start("a")
 		w.place("m", "a")
-		timer := time.NewTimer(10 * time.Second)
+		const told = "a report is not delivered"
+		timer := time.NewTimer(worthTelling - time.Second)
 		<-timer.C
 		w.locked(func() {
+			if strings.Contains(w.logs.String(), told) {
+				t.Errorf("a moment without a master is told of: %s", w.logs.String())
+			}
+		})
+		timer.Reset(5 * time.Second)
+		<-timer.C
+		w.locked(func() {
+			if strings.Count(w.logs.String(), told) != 1 {
+				t.Errorf("it is not told once that reports fail: %s", w.logs.String())
+			}
 			if w.state.Instances["m"].Shards[0].Phase != cluster.Placed || w.tries > 20 || w.tries < 4 {
 				t.Errorf("%d tries, %s", w.tries, w.state.Instances["m"].Shards[0].Phase)
 			}
