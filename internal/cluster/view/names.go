@@ -78,6 +78,14 @@ func (v *View) tellApart() map[ids.Node]string {
 	return out
 }
 
+// Names gives what people call each node of a moment that is there or was
+// lately, for shapes that are not the view's.
+func Names(in Inputs) func(ids.Node) string {
+	v := &View{in: in}
+	v.names = v.tellApart()
+	return v.name
+}
+
 // beginning is the shortest part of an id, of four letters at least, with which
 // no other of the sorted ones begins.
 func beginning(sorted []ids.Node, id ids.Node) string {

@@ -590,6 +590,26 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// Nodes of one name, such as several on one machine, are told apart, as they
+// are in the management API: the dashboard shows nothing but names.
+func TestNamesAreTold(t *testing.T) {
+	w := newWorld(t, 3)
+	for _, id := range []ids.Node{"n1", "n3"} {
+		n := w.current().Nodes[id]
+		n.Name = "vm"
+		w.must(cluster.NodeSeen{Node: n})
+	}
+	var identities map[string]struct{ FriendlyName string }
+	if err := json.Unmarshal(call(serve(t, w), "GET", "/state/nodeIdentities", "").Body.Bytes(), &identities); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]string{"n1": "vm-n1", "n2": "node 2", "n3": "vm-n3"} {
+		if got := identities[id].FriendlyName; got != want {
+			t.Errorf("%s is %q, want %q", id, got, want)
+		}
+	}
+}
+
 func TestOptionsAreChecked(t *testing.T) {
 	if _, err := raw.New(raw.Options{}); err == nil {
 		t.Error("nothing was given, and nothing said")

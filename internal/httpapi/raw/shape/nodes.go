@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/skein-run/skein/internal/cluster"
+	"github.com/skein-run/skein/internal/cluster/view"
 	"github.com/skein-run/skein/internal/ids"
 )
 
@@ -60,9 +61,10 @@ func (s *State) identities() any {
 		OS      string `json:"osVersion"`
 		Build   string `json:"osBuildVersion"`
 	}
+	name := view.Names(s.in)
 	return each(s, func(id ids.Node, v cluster.Vitals) (identity, bool) {
 		return identity{
-			ModelID: "Unknown Model", ChipID: cmp.Or(v.Chip, "Unknown Chip"), Name: cmp.Or(s.in.State.Nodes[id].Name, string(id)),
+			ModelID: "Unknown Model", ChipID: cmp.Or(v.Chip, "Unknown Chip"), Name: name(id),
 			OS: cmp.Or(v.OS, "Unknown"), Build: "Unknown",
 		}, true
 	})
