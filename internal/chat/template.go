@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/dop251/goja"
+
+	"github.com/skein-run/skein/internal/chat/calls"
 )
 
 // ChatML is the template of a model that brings none.
@@ -26,7 +28,7 @@ type Message struct {
 	ReasoningContent string
 	ToolCallID       string
 	// Calls are those that an assistant turn made; their Arguments must be JSON.
-	Calls []Call
+	Calls []calls.Call
 }
 
 // Limits bound what a template may use, so that a hostile one ends with an
@@ -104,7 +106,7 @@ type Template struct {
 	mergeSystem bool // system turns are put into user turns
 	developer   bool // the template knows the developer role
 	reasoning   Reasoning
-	calling     Calling
+	calling     calls.Syntax
 }
 
 // Compile parses a template and finds out, by two short renderings, whether it
@@ -124,7 +126,7 @@ func Compile(ctx context.Context, options Options) (*Template, error) {
 	t.busy = make(chan struct{}, t.options.Limits.Busy)
 	t.idle = make(chan *vm, t.options.Limits.Idle)
 	t.reasoning = detectReasoning(t.options.Source)
-	t.calling = detectCalling(t.options.Source)
+	t.calling = calls.Detect(t.options.Source)
 	t.developer = strings.Contains(t.options.Source, `"developer"`) || strings.Contains(t.options.Source, `'developer'`)
 	first, err := newVM(ctx, library, t.options.Source, t.options.Limits)
 	if err != nil {
@@ -149,14 +151,14 @@ func (t *Template) MergesSystem() bool { return t.mergeSystem }
 func (t *Template) Reasoning() Reasoning { return t.reasoning }
 
 // Calling tells how the model writes calls of functions.
-func (t *Template) Calling() Calling { return t.calling }
+func (t *Template) Calling() calls.Syntax { return t.calling }
 
 // TakesCalls tells that the template shows the calls of earlier turns.
 func (t *Template) TakesCalls() bool { return strings.Contains(t.options.Source, "tool_calls") }
 
 // Opening is what a prompt ends with so that the model writes a call.
 func (t *Template) Opening(name string) string {
-	return t.calling.Opening(name, strings.Contains(t.options.Source, argsMark))
+	return t.calling.Opening(name, strings.Contains(t.options.Source, "[ARGS]"))
 }
 
 // Input is what a template is rendered with.
@@ -257,11 +259,11 @@ func (t *Template) variables(messages []Message, in Input) Dict {
 			}
 		}
 		if len(m.Calls) > 0 {
-			calls := make([]any, len(m.Calls))
+			list := make([]any, len(m.Calls))
 			for j, c := range m.Calls {
-				calls[j] = Dict{{"id", c.ID}, {"type", "function"}, {"function", Dict{{"name", c.Name}, {"arguments", json.RawMessage(c.Arguments)}}}}
+				list[j] = Dict{{"id", c.ID}, {"type", "function"}, {"function", Dict{{"name", c.Name}, {"arguments", json.RawMessage(c.Arguments)}}}}
 			}
-			turn = append(turn, Item{"tool_calls", calls})
+			turn = append(turn, Item{"tool_calls", list})
 		}
 		list[i] = turn
 	}

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/skein-run/skein/internal/chat/calls"
 )
 
 func compile(t *testing.T, source string) *Template {
@@ -215,5 +217,38 @@ func TestContinue(t *testing.T) {
 	var refused *TemplateError
 	if _, err = template.Render(t.Context(), Input{Messages: said("upon"), Continue: true}); !errors.As(err, &refused) || !strings.Contains(refused.Message, "last message") {
 		t.Errorf("a template that changes the message: %v", err)
+	}
+}
+
+// tagged is a template with tools and calls.
+const tagged = `{% if tools %}{% for t in tools %}{{ t | tojson }}
+{% endfor %}{% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>
+{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}
+</tool_call>{% endfor %}
+{% endfor %}`
+
+// Calls of earlier turns are shown as their model wrote them, keys in order.
+func TestRenderCalls(t *testing.T) {
+	template, err := Compile(context.Background(), Options{Source: tagged})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := template.Render(context.Background(), Input{
+		Tools: []any{json.RawMessage(`{"type":"function","function":{"name":"add"}}`)},
+		Messages: []Message{
+			{Role: "user", Content: "1+2?"},
+			{Role: "assistant", Calls: []calls.Call{{ID: "c1", Name: "add", Arguments: `{"b":2,"a":1}`}}},
+			{Role: "tool", Content: "3", ToolCallID: "c1"},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"type": "function", "function": {"name": "add"}}
+user: 1+2?assistant: <tool_call>
+{"name": "add", "arguments": {"b": 2, "a": 1}}
+</tool_call>tool: 3`
+	if out != want {
+		t.Errorf("%q, want %q", out, want)
 	}
 }

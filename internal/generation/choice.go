@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/skein-run/skein/internal/chat"
+	"github.com/skein-run/skein/internal/chat/calls"
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
@@ -24,8 +25,8 @@ type choice struct {
 	announced bool // the echo, if any, was sent
 	progress  bool // that the prompt is whole is to be told
 
-	calls  *chat.CallReader // nil: calls are no matter
-	called bool             // there was one
+	calls  *calls.Reader // nil: calls are no matter
+	called bool          // there was one
 }
 
 // choice runs answer number index to its end.
@@ -64,8 +65,8 @@ func (r *run) choice(ctx context.Context, index int) error {
 		run: r, index: index, stream: stream, record: record,
 		decoder: chat.NewDecoder(r.input.decoder), aligner: aligner{logprobs: r.req.Logprobs}, progress: request.Progress,
 	}
-	if r.input.calls != chat.CallingNone {
-		c.calls = chat.NewCallReader(r.input.calls, func(name string) bool {
+	if r.input.calls != calls.None {
+		c.calls = calls.NewReader(r.input.calls, func(name string) bool {
 			return slices.ContainsFunc(r.req.Tools, func(t Tool) bool { return t.Name == name })
 		})
 		c.calls.Write(r.input.opening)

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/skein-run/skein/internal/chat"
+	"github.com/skein-run/skein/internal/chat/calls"
 )
 
 // Prepared is what this package needs to know about a loaded model: its
@@ -79,7 +80,7 @@ type input struct {
 	maxTokens int
 	// calls is how the answer writes calls, if it may have some, and opening
 	// the beginning of one that stands in the prompt already.
-	calls   chat.Calling
+	calls   calls.Syntax
 	opening string
 }
 
@@ -192,9 +193,9 @@ func (p *Prepared) refuseTools(req Request) error {
 	}
 	if len(req.Tools) > 0 {
 		switch p.template.Calling() {
-		case chat.CallingNone:
+		case calls.None:
 			return invalid("tools", "the chat template of model %s takes no tools: leave them out, or use a model that was trained for them", req.Model)
-		case chat.CallingUnknown:
+		case calls.Unknown:
 			return invalid("tools", "model %s writes calls in a way that this node cannot read yet: leave the tools out, or use another model", req.Model)
 		}
 	}

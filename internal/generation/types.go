@@ -9,12 +9,12 @@ package generation
 import (
 	"encoding/json"
 
-	"github.com/skein-run/skein/internal/chat"
+	"github.com/skein-run/skein/internal/chat/calls"
 	"github.com/skein-run/skein/internal/runner/wire"
 )
 
 // Call is a call of a function that the model asks the client for.
-type Call = chat.Call
+type Call = calls.Call
 
 // Tool is a function that the model may ask for.
 type Tool struct {

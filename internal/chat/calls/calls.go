@@ -1,4 +1,7 @@
-package chat
+// Package calls reads the calls of functions that a model writes into its
+// answer, in whatever way its template shows it, and out of the answer's text as
+// it comes. It is pure; a Reader belongs to one goroutine.
+package calls
 
 import (
 	"bytes"
@@ -16,53 +19,54 @@ type Call struct {
 	Arguments string
 }
 
-// Calling is the way a model writes calls.
-type Calling string
+// Syntax is the way a model writes calls.
+type Syntax string
 
 // Ways of writing calls. All name the function and give its arguments as JSON.
 const (
-	CallingNone    Calling = ""        // the template has no place for tools
-	CallingUnknown Calling = "unknown" // it has, and its model writes what we cannot read
-	CallingTagged  Calling = "tagged"  // <tool_call>{"name": ..., "arguments": {...}}</tool_call>, each: Hermes, Qwen
-	CallingMarked  Calling = "marked"  // [TOOL_CALLS] and a list of such objects, or NAME[ARGS]{...} after each: Mistral
-	CallingBare    Calling = "bare"    // {"name": ..., "parameters": {...}} is all of the answer: Llama 3
+	None    Syntax = ""        // the template has no place for tools
+	Unknown Syntax = "unknown" // it has, and its model writes what we cannot read
+	Tagged  Syntax = "tagged"  // <tool_call>{"name": ..., "arguments": {...}}</tool_call>, each: Hermes, Qwen
+	Marked  Syntax = "marked"  // [TOOL_CALLS] and a list of such objects, or NAME[ARGS]{...} after each: Mistral
+	Bare    Syntax = "bare"    // {"name": ..., "parameters": {...}} is all of the answer: Llama 3
 )
 
 const (
+	space               = " \t\r\n"
 	callOpen, callClose = "<tool_call>", "</tool_call>"
 	callsMark, argsMark = "[TOOL_CALLS]", "[ARGS]"
 	callIDMark          = "[CALL_ID]"
 	pythonMark          = "<|python_tag|>"
 )
 
-// detectCalling reads it off a template. Templates of some models have their
+// Detect reads it off a template. Templates of some models have their
 // calls within <tool_call> too, but not as JSON.
-func detectCalling(source string) Calling {
+func Detect(source string) Syntax {
 	has := func(text string) bool { return strings.Contains(source, text) }
 	switch {
 	case !has("tools"):
-		return CallingNone
+		return None
 	case has("<function=") || has("<arg_key>"):
-		return CallingUnknown
+		return Unknown
 	case has(callOpen) && has(callClose):
-		return CallingTagged
+		return Tagged
 	case has(callsMark):
-		return CallingMarked
+		return Marked
 	case has("<|eot_id|>") && has(`"parameters"`):
-		return CallingBare
+		return Bare
 	}
-	return CallingUnknown
+	return Unknown
 }
 
 // Markers lists the texts around calls that a vocabulary may hold as control
-// tokens; see Reasoning.Markers.
-func (c Calling) Markers() []string {
+// tokens; whoever reads the tokens gives a Reader the text instead.
+func (c Syntax) Markers() []string {
 	switch c {
-	case CallingTagged:
+	case Tagged:
 		return []string{callOpen, callClose}
-	case CallingMarked:
+	case Marked:
 		return []string{callsMark, argsMark, callIDMark}
-	case CallingBare:
+	case Bare:
 		return []string{pythonMark}
 	}
 	return nil
@@ -71,18 +75,18 @@ func (c Calling) Markers() []string {
 // Opening is what a prompt ends with so that the model cannot but write a
 // call, of the function name if there is one: its arguments are an object. newer tells which of Mistral's
 // two ways it is.
-func (c Calling) Opening(name string, newer bool) string {
+func (c Syntax) Opening(name string, newer bool) string {
 	object, arguments := `{"name": "`, `", "arguments": {`
 	before := callOpen + "\n"
 	switch {
-	case c == CallingMarked && newer:
+	case c == Marked && newer:
 		if name != "" {
 			name += argsMark + "{"
 		}
 		return callsMark + name
-	case c == CallingMarked:
+	case c == Marked:
 		before = callsMark + " ["
-	case c == CallingBare:
+	case c == Bare:
 		before, arguments = "", `", "parameters": {`
 	}
 	if name == "" {
@@ -91,46 +95,46 @@ func (c Calling) Opening(name string, newer bool) string {
 	return before + object + name + arguments
 }
 
-// CallReader takes the calls out of an answer's text. What looks like a call
+// Reader takes the calls out of an answer's text. What looks like a call
 // and is none, not JSON or of a function that is not known, stays text. It is
 // used by one goroutine.
-type CallReader struct {
-	calling Calling
-	known   func(name string) bool
+type Reader struct {
+	syntax Syntax
+	known  func(name string) bool
 
 	held   string
 	inside bool // after the mark of a call
-	plain  bool // CallingBare: the answer began as text
+	plain  bool // Bare: the answer began as text
 	called bool // space after a call is nobody's
 }
 
-// NewCallReader reads calls of the functions that known knows.
-func NewCallReader(calling Calling, known func(name string) bool) *CallReader {
-	return &CallReader{calling: calling, known: known}
+// NewReader reads calls of the functions that known knows.
+func NewReader(syntax Syntax, known func(name string) bool) *Reader {
+	return &Reader{syntax: syntax, known: known}
 }
 
 // Write takes more of the answer's text, and gives the text that is certainly
 // none of a call, and the calls that are whole.
-func (r *CallReader) Write(text string) (string, []Call) {
+func (r *Reader) Write(text string) (string, []Call) {
 	r.held += text
-	switch r.calling {
-	case CallingTagged:
+	switch r.syntax {
+	case Tagged:
 		return r.tagged()
-	case CallingMarked:
+	case Marked:
 		if r.inside {
 			return "", nil
 		}
 		out, found := r.until(callsMark)
 		r.inside = found
 		return out, nil
-	case CallingBare:
+	case Bare:
 		return r.bare(), nil
 	}
 	return r.take(len(r.held)), nil
 }
 
 // Close tells that the answer ends.
-func (r *CallReader) Close() (string, []Call) {
+func (r *Reader) Close() (string, []Call) {
 	rest := r.take(len(r.held))
 	if r.called {
 		rest = strings.TrimLeft(rest, space)
@@ -141,15 +145,15 @@ func (r *CallReader) Close() (string, []Call) {
 	var calls []Call
 	var err error
 	text := rest
-	switch r.calling {
-	case CallingTagged:
+	switch r.syntax {
+	case Tagged:
 		// The close tag may be a control token that ended the answer.
 		rest, text = strings.TrimSuffix(rest, callClose), callOpen+rest
 		calls, err = r.objects(rest)
-	case CallingMarked:
+	case Marked:
 		text = callsMark + rest
 		calls, err = r.marked(rest)
-	case CallingBare:
+	case Bare:
 		calls, err = r.objects(strings.TrimPrefix(strings.TrimLeft(rest, space), pythonMark))
 	}
 	if err != nil {
@@ -158,7 +162,7 @@ func (r *CallReader) Close() (string, []Call) {
 	return "", calls
 }
 
-func (r *CallReader) take(n int) string {
+func (r *Reader) take(n int) string {
 	out := r.held[:n]
 	r.held = r.held[n:]
 	return out
@@ -166,7 +170,7 @@ func (r *CallReader) take(n int) string {
 
 // until takes the text before mark and, if it is there, drops mark and the
 // space in front of it; else what may be its beginning stays held.
-func (r *CallReader) until(mark string) (string, bool) {
+func (r *Reader) until(mark string) (string, bool) {
 	if r.called {
 		r.held = strings.TrimLeft(r.held, space)
 	}
@@ -176,7 +180,10 @@ func (r *CallReader) until(mark string) (string, bool) {
 		r.take(len(mark))
 		return out, true
 	}
-	keep := partialSuffix([]byte(r.held), mark)
+	keep := len(mark) - 1
+	for keep > 0 && !strings.HasSuffix(r.held, mark[:keep]) {
+		keep--
+	}
 	out := strings.TrimRight(r.held[:len(r.held)-keep], space)
 	if out != "" {
 		r.called = false
@@ -184,7 +191,7 @@ func (r *CallReader) until(mark string) (string, bool) {
 	return r.take(len(out)), false
 }
 
-func (r *CallReader) tagged() (string, []Call) {
+func (r *Reader) tagged() (string, []Call) {
 	var out strings.Builder
 	var calls []Call
 	for {
@@ -215,7 +222,7 @@ func (r *CallReader) tagged() (string, []Call) {
 }
 
 // bare holds an answer that begins as a call does, to its end.
-func (r *CallReader) bare() string {
+func (r *Reader) bare() string {
 	text := strings.TrimLeft(r.held, space)
 	if !r.plain && !r.inside {
 		switch {
@@ -236,7 +243,7 @@ func (r *CallReader) bare() string {
 var errNoCall = errors.New("not a call")
 
 // marked reads what follows [TOOL_CALLS].
-func (r *CallReader) marked(text string) ([]Call, error) {
+func (r *Reader) marked(text string) ([]Call, error) {
 	if !strings.Contains(text, argsMark) {
 		text = strings.TrimSpace(text)
 		if strings.HasPrefix(text, "[") {
@@ -258,7 +265,7 @@ func (r *CallReader) marked(text string) ([]Call, error) {
 }
 
 // objects reads calls that follow each other, maybe parted by , or ;.
-func (r *CallReader) objects(text string) ([]Call, error) {
+func (r *Reader) objects(text string) ([]Call, error) {
 	var calls []Call
 	for text = strings.TrimSpace(text); text != ""; text = strings.TrimLeft(text, space+",;") {
 		var one struct {
@@ -287,7 +294,7 @@ func (r *CallReader) objects(text string) ([]Call, error) {
 }
 
 // call checks one. Some models write the arguments as JSON within a string.
-func (r *CallReader) call(name string, arguments json.RawMessage) (Call, error) {
+func (r *Reader) call(name string, arguments json.RawMessage) (Call, error) {
 	if !r.known(name) {
 		return Call{}, errNoCall
 	}
