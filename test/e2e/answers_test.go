@@ -41,6 +41,23 @@ func TestDemoQuestions(t *testing.T) {
 	}
 }
 
+// A client may hand an answer back that was begun: it goes on as if it had not
+// been interrupted. Tools that the model's template would drop are refused.
+func TestAnswerThatWasBegun(t *testing.T) {
+	n := startDemo(t)
+	const question, begun = "Tell me what Skein does for me", "Skein joins your own"
+	whole := n.answer(demo, question)
+	if !strings.HasPrefix(whole, begun) {
+		t.Skipf("this processor's rounding makes another answer: %q", whole)
+	}
+	rest := n.answer(demo, "", "messages", []map[string]string{{"role": "user", "content": question}, {"role": "assistant", "content": begun}})
+	if begun+rest != whole {
+		t.Errorf("%q goes on with %q, the whole answer is %q", begun, rest, whole)
+	}
+	r := n.post("/v1/chat/completions", ask(demo, question, "tools", []any{map[string]any{"type": "function", "function": map[string]any{"name": "now"}}}))
+	r.want(t, 400, "invalid_value", "takes no tools")
+}
+
 // A request that is alone and comes again gives the same text: greedy or with
 // a seed, from a cached prompt or not, streamed or not.
 func TestSameRequestSameText(t *testing.T) {
