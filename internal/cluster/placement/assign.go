@@ -1,10 +1,10 @@
 package placement
 
 import (
-	"cmp"
 	"math"
 	"slices"
 
+	"github.com/skein-run/skein/internal/cluster/placement/apportion"
 	"github.com/skein-run/skein/internal/cluster/placement/cost"
 )
 
@@ -158,74 +158,9 @@ func (t *table) wanted(stages []*stage) []float64 {
 		}
 		most[s] = room / max(whole, weights, 1) * total
 	}
-	ends := fill(total, speeds, most)
+	ends := apportion.Fill(total, speeds, most)
 	for s := 1; s < len(ends); s++ {
 		ends[s] += ends[s-1]
 	}
 	return ends
-}
-
-// fill shares an amount out in proportion to speeds, nobody getting more than
-// their most; what is left over when all are full goes by speed again.
-func fill(amount float64, speeds, most []float64) []float64 {
-	order := make([]int, len(speeds))
-	speed := 0.0
-	for i := range order {
-		order[i] = i
-		speed += speeds[i]
-	}
-	slices.SortFunc(order, func(a, b int) int {
-		return cmp.Or(cmp.Compare(most[a]*speeds[b], most[b]*speeds[a]), cmp.Compare(a, b))
-	})
-	out := make([]float64, len(speeds))
-	left, fast := amount, speed
-	for _, i := range order {
-		share := left * speeds[i] / max(fast, math.SmallestNonzeroFloat64)
-		out[i] = min(share, most[i])
-		left, fast = left-out[i], fast-speeds[i]
-	}
-	if left > 0 {
-		for i := range out {
-			out[i] += left * speeds[i] / speed
-		}
-	}
-	return out
-}
-
-// whole turns shares of a number of units into whole units, each at least 1
-// and at most its most. It reports false when they can't be shared out.
-func whole(units int, shares []float64, most []int) ([]int, bool) {
-	out := make([]int, len(shares))
-	left := units
-	for i, share := range shares {
-		if most[i] < 1 {
-			return nil, false
-		}
-		out[i] = min(max(int(share), 1), most[i])
-		left -= out[i]
-	}
-	for left != 0 {
-		// The one that is furthest from its share gives or takes one.
-		best := -1
-		for i := range out {
-			if left > 0 && out[i] >= most[i] || left < 0 && out[i] <= 1 {
-				continue
-			}
-			if best < 0 || left > 0 && shares[i]-float64(out[i]) > shares[best]-float64(out[best]) ||
-				left < 0 && shares[i]-float64(out[i]) < shares[best]-float64(out[best]) {
-				best = i
-			}
-		}
-		if best < 0 {
-			return nil, false
-		}
-		if left > 0 {
-			out[best]++
-			left--
-		} else {
-			out[best]--
-			left++
-		}
-	}
-	return out, true
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/skein-run/skein/internal/bytesize"
+	"github.com/skein-run/skein/internal/cluster/placement/apportion"
 	"github.com/skein-run/skein/internal/cluster/placement/cost"
 )
 
@@ -149,7 +150,7 @@ func layerCounts(stages []*stage) string {
 
 func unitCounts(g *stage) string {
 	var parts []string
-	for _, u := range reduced(g.units) {
+	for _, u := range apportion.Reduced(g.units) {
 		parts = append(parts, fmt.Sprint(u))
 	}
 	return strings.Join(parts, ":")

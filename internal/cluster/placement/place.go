@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/skein-run/skein/internal/cluster/placement/apportion"
 	"github.com/skein-run/skein/internal/cluster/placement/cost"
 )
 
@@ -278,7 +279,7 @@ func (t *table) ranks(seats []*seat) *stage {
 		}
 		most[i], speeds[i], room[i] = low, s.speed.Bandwidth, float64(low)
 	}
-	out, ok := whole(units, fill(float64(units), speeds, room), most)
+	out, ok := apportion.Whole(units, apportion.Fill(float64(units), speeds, room), most)
 	if !ok {
 		return nil
 	}
@@ -325,7 +326,7 @@ func (t *table) evenRanks(seats []*seat) *stage {
 	for i, s := range seats {
 		speeds[i], room[i], most[i] = s.speed.Bandwidth, math.Inf(1), units-1
 	}
-	out, ok := whole(units, fill(float64(units), speeds, room), most)
+	out, ok := apportion.Whole(units, apportion.Fill(float64(units), speeds, room), most)
 	if !ok {
 		return nil
 	}

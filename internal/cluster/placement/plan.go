@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"github.com/skein-run/skein/internal/cluster/placement/apportion"
 	"github.com/skein-run/skein/internal/cluster/placement/cost"
 	"github.com/skein-run/skein/internal/gguf/slice"
 )
@@ -123,26 +124,11 @@ func (t *table) plan(c *candidate) Plan {
 		for rank, s := range g.seats {
 			spec := slice.Spec{First: g.first, End: g.end, Rank: rank}
 			if len(g.seats) > 1 {
-				spec.Parts = reduced(g.units)
+				spec.Parts = apportion.Reduced(g.units)
 			}
 			m := t.sums.Memory(g.piece(rank))
 			p.Shards = append(p.Shards, Shard{Node: s.node, Device: s.device, Spec: spec, Memory: m, Reserve: cost.Headroom(m.Total), Fetch: !s.has})
 		}
 	}
 	return p
-}
-
-// reduced gives the smallest whole numbers of the same proportion.
-func reduced(units []int) []int {
-	common := 0
-	for _, n := range units {
-		for a := n; a != 0; {
-			common, a = a, common%a
-		}
-	}
-	out := make([]int, len(units))
-	for i, n := range units {
-		out[i] = n / common
-	}
-	return out
 }
