@@ -90,6 +90,7 @@ type Control struct {
 	came     chan struct{} // capacity 1: a peer joined
 	tasks    *errands.Tasks
 	errands  *errands.Errands
+	comings  comings             // the mesh's one goroutine that tells of members
 	engine   func() accelerators // asks once, and waits
 
 	ctx    context.Context
@@ -104,7 +105,7 @@ type Control struct {
 // New opens the state and makes the parts; nothing is heard of others yet.
 func New(o Options) (_ *Control, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &Control{opts: o, log: o.Logger, ctx: ctx, cancel: cancel, joined: make(chan struct{}), came: make(chan struct{}, 1), members: map[ids.Node]bool{}, tasks: errands.NewTasks()}
+	c := &Control{opts: o, log: o.Logger, ctx: ctx, cancel: cancel, joined: make(chan struct{}), came: make(chan struct{}, 1), members: map[ids.Node]bool{}, comings: comings{log: o.Logger}, tasks: errands.NewTasks()}
 	c.http = &http.Client{Transport: peersOf{c}}
 	c.engine = sync.OnceValue(c.askEngine)
 	c.errands, err = errands.New(errands.Options{

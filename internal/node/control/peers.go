@@ -100,11 +100,10 @@ func (c *Control) member(e mesh.Event) {
 		case c.came <- struct{}{}:
 		default:
 		}
-		c.log.Info("node joined", "node", id, "address", e.Member.PeerAddr(), "version", e.Member.Version)
 	} else {
 		cause = "it left or was not heard of any more"
-		c.log.Warn("node gone", "node", id, "address", e.Member.PeerAddr())
 	}
+	c.comings.note(id, e.Alive, e.Member.PeerAddr(), e.Member.Version)
 	c.replica.SetMembers(peers)
 	c.elector.Member(id, e.Alive)
 	c.keeper.Member(id, e.Alive, cause)
