@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 
@@ -131,7 +132,7 @@ func logger(c config.Serve, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, o))
 }
 
-// greet says, in at most six lines, where the node is and what to do next.
+// greet says, in at most seven lines, where the node is and what to do next.
 func greet(w io.Writer, url string, models []texts.Model, settings []config.Setting, c config.Serve) {
 	model, about := "MODEL", "no model is loaded yet: the first request for one loads it ('skein models list' names them)"
 	if len(models) > 0 {
@@ -154,6 +155,10 @@ func greet(w io.Writer, url string, models []texts.Model, settings []config.Sett
 		fmt.Fprintf(w, "skein serves the OpenAI API at %s/v1: %s\n", url, about)
 		fmt.Fprintf(w, "  try:  curl %s/v1/chat/completions%s -d '{\"model\": %q, \"messages\": [{\"role\": \"user\", \"content\": \"What is Skein?\"}]}'\n", url, auth, model)
 		fmt.Fprintf(w, "  chat: %s run\n", programName())
+		addrs, _ := net.InterfaceAddrs() // without them the line is left out
+		if there := elsewhere(c.APIHost, url, addrs); there != "" {
+			fmt.Fprintf(w, "  from other machines: %s/v1\n", there)
+		}
 	}
 	if changed := changedSettings(settings); changed != "" {
 		fmt.Fprintf(w, "  with: %s\n", changed)
