@@ -31,6 +31,12 @@ type download struct {
 // the whole model: this node's own, what was fetched before, or what peers that
 // have the model give now. They stay where they are until release.
 func (f *Files) Bring(ctx context.Context, m cluster.Model, shard *slice.Spec, progress func(done, total int64)) (paths []string, release func(), err error) {
+	return f.bring(ctx, m, shard, progress, true)
+}
+
+// bring does it. Without hold nothing is in use when its end is told: who sees
+// that may delete it.
+func (f *Files) bring(ctx context.Context, m cluster.Model, shard *slice.Spec, progress func(done, total int64), hold bool) (paths []string, release func(), err error) {
 	m, own, err := f.hashed(ctx, m)
 	if err == nil && own == nil {
 		own, err = f.own(ctx, m)
@@ -76,13 +82,18 @@ func (f *Files) Bring(ctx context.Context, m cluster.Model, shard *slice.Spec, p
 		// The hash that the cluster knows is of whole files: it says who is right.
 		f.opts.Logger.Error("two nodes have different bytes of one model; all of it is fetched, and compared with its hash", "model", m.Name, "error", differ)
 		end(err)
-		if paths, release, err = f.Bring(ctx, m, nil, progress); err == nil {
+		if paths, release, err = f.bring(ctx, m, nil, progress, hold); err == nil {
 			f.use(want.Name, -1)
 		}
 		return paths, release, err
 	}
 	if err != nil && errors.Is(context.Cause(ctx), errPaused) {
 		err = errPaused
+	}
+	release = func() { f.use(want.Name, -1) }
+	if err == nil && !hold {
+		release()
+		release = func() {}
 	}
 	end(err)
 	if err != nil {
@@ -91,7 +102,7 @@ func (f *Files) Bring(ctx context.Context, m cluster.Model, shard *slice.Spec, p
 	if want.Whole {
 		f.Rescan() // it is one of this node's models now
 	}
-	return paths, func() { f.use(want.Name, -1) }, nil
+	return paths, release, nil
 }
 
 // hashed gives a model as the cluster knows it when its files are hashed; until

@@ -41,15 +41,12 @@ func (f *Files) Take(model string) error {
 	ctx, cancel := context.WithCancelCause(f.life)
 	f.taking[model] = cancel
 	f.wg.Go(func() {
-		_, release, err := f.Bring(ctx, m, nil, func(int64, int64) {})
+		_, _, err := f.bring(ctx, m, nil, func(int64, int64) {}, false)
 		f.mu.Lock()
 		delete(f.taking, model)
 		f.mu.Unlock()
 		cancel(nil)
-		switch {
-		case err == nil:
-			release()
-		case !errors.Is(err, errPaused) && f.life.Err() == nil:
+		if err != nil && !errors.Is(err, errPaused) && f.life.Err() == nil {
 			f.opts.Logger.Warn("a model was not fetched", "model", model, "error", err)
 		}
 	})
