@@ -32,7 +32,7 @@ func (e Env) aboutNode(use, short, what string, change func(ctx context.Context,
 		Use:               use + " NODE",
 		SuggestFor:        []string{use},
 		Short:             short,
-		Args:              count(1, 1, fmt.Sprintf("say which node to %s: skein cluster %s NODE; 'skein nodes' lists them", what, use)),
+		Args:              command.Need(1, 1, fmt.Sprintf("say which node to %s: skein cluster %s NODE; 'skein nodes' lists them", what, use)),
 		ValidArgsFunction: at(1, e.completeNodes),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.do(cmd.Context(), func(c *client.Client) error {
@@ -48,7 +48,7 @@ func (e Env) aboutNode(use, short, what string, change func(ctx context.Context,
 			})
 		},
 	}
-	jsonFlag(cmd, &asJSON)
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 
@@ -84,7 +84,7 @@ func newEvents(e Env) *cobra.Command {
 		Long: `Follow what happens in the cluster: a line for each change of a node, a model, a
 task, a download, or the master, and for each command that somebody gave. With --json each line is an event as GET
 /v1/cluster/events sends it, the first one a snapshot of everything.`,
-		Args: count(0, 0, ""),
+		Args: command.Need(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, k := range o.Types {
 				if !slices.Contains(kinds, k) {
@@ -123,7 +123,7 @@ task, a download, or the master, and for each command that somebody gave. With -
 	fs.StringSliceVar(&o.Types, "types", nil, "only these `KINDS`, separated by commas: "+strings.Join(kinds, ", "))
 	fs.StringVar(&o.After, "after", "", "go on after the event of this `ID`")
 	fs.BoolVar(&measurements, "measurements", false, "also when only memory, use or speed changed")
-	jsonFlag(cmd, &asJSON)
+	command.JSONFlag(cmd, &asJSON)
 	_ = cmd.RegisterFlagCompletionFunc("types", cobra.FixedCompletions(kinds, cobra.ShellCompDirectiveNoFileComp)) // the flag is known
 	return cmd
 }

@@ -103,24 +103,6 @@ func (e Env) Hint(err error) error {
 	return e.Explain(err)
 }
 
-// jsonFlag gives a command --json.
-func jsonFlag(cmd *cobra.Command, asJSON *bool) {
-	cmd.Flags().BoolVar(asJSON, "json", false, "print JSON")
-}
-
-// count refuses a number of arguments other than from low to high, in words.
-func count(low, high int, what string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
-		if len(args) < low {
-			return errors.New(what)
-		}
-		if len(args) > high {
-			return fmt.Errorf("too many arguments: %q is one more than expected", args[high])
-		}
-		return nil
-	}
-}
-
 // span is a flag of a length of time: seconds, or with a unit.
 type span time.Duration
 

@@ -55,7 +55,7 @@ func newModelStatus(e Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "status NAME",
 		Short:             "Say how far a model is",
-		Args:              count(1, 1, "say which model: skein models status NAME"),
+		Args:              command.Need(1, 1, "say which model: skein models status NAME"),
 		ValidArgsFunction: at(1, e.completeModels(false)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.do(cmd.Context(), func(c *client.Client) error {
@@ -74,7 +74,7 @@ func newModelStatus(e Env) *cobra.Command {
 			})
 		},
 	}
-	jsonFlag(cmd, &asJSON)
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 
@@ -133,7 +133,7 @@ func (p *placing) add(e Env, cmd *cobra.Command) {
 	fs.BoolVar(&p.wait, "wait", false, "show progress until the model is ready; exit code 1 if it fails, 124 after --timeout")
 	p.timeout = span(600 * time.Second)
 	fs.Var(&p.timeout, "timeout", "wait at most this long, in seconds or like 10m")
-	jsonFlag(cmd, &p.asJSON)
+	command.JSONFlag(cmd, &p.asJSON)
 	// Registering fails for unknown flags only, and these are known.
 	_ = cmd.RegisterFlagCompletionFunc("node", e.completeNodes)
 	_ = cmd.RegisterFlagCompletionFunc("sharding", cobra.FixedCompletions([]string{api.ShardingAuto, api.ShardingPipeline, api.ShardingTensor}, cobra.ShellCompDirectiveNoFileComp))
@@ -162,7 +162,7 @@ func newLoad(e Env) *cobra.Command {
 		Long: `Load a model. The cluster decides where it goes, says so, and goes on in the
 background; --wait shows how far it is until it is ready. --dry-run only says
 where it would go, how fast it would be, and what else there is.`,
-		Args:              count(1, 1, "say which model: skein models load NAME; 'skein models list' shows what there is"),
+		Args:              command.Need(1, 1, "say which model: skein models load NAME; 'skein models list' shows what there is"),
 		ValidArgsFunction: at(1, e.completeModels(false)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := p.check(e, cmd); err != nil {
@@ -260,7 +260,7 @@ func newUnload(e Env) *cobra.Command {
 		Use:               "unload NAME",
 		SuggestFor:        []string{"unload", "stop", "eject"},
 		Short:             "Unload a model, with all its replicas",
-		Args:              count(1, 1, "say which model: skein models unload NAME; 'skein models' shows what is loaded"),
+		Args:              command.Need(1, 1, "say which model: skein models unload NAME; 'skein models' shows what is loaded"),
 		ValidArgsFunction: at(1, e.completeModels(true)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.do(cmd.Context(), func(c *client.Client) error {
@@ -277,7 +277,7 @@ func newUnload(e Env) *cobra.Command {
 		},
 	}
 	drainFlag(cmd, &drain)
-	jsonFlag(cmd, &asJSON)
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 
@@ -291,7 +291,7 @@ func newSwap(e Env) *cobra.Command {
 		Long: `Unload one model and load another, as one decision: if the new one can't be
 placed in the memory that the old one frees, nothing changes. Requests to the
 old model that are in progress go on for --drain.`,
-		Args: count(2, 2, "say what to unload and what to load: skein models swap OLD NEW"),
+		Args: command.Need(2, 2, "say what to unload and what to load: skein models swap OLD NEW"),
 		ValidArgsFunction: at(2, func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 			return e.completeModels(len(args) == 0)(cmd, args, word)
 		}),

@@ -10,6 +10,7 @@ import (
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/client"
+	"github.com/skein-run/skein/internal/cli/command"
 	"github.com/skein-run/skein/internal/cli/table"
 )
 
@@ -21,7 +22,7 @@ func newNodes(e Env) *cobra.Command {
 		Short:      "List the machines, or tell all about one",
 		Long: `List the machines of the cluster, or tell all about one of them. ID is a node
 id, a beginning of one, or the name of the machine.`,
-		Args:              count(0, 1, ""),
+		Args:              command.Need(0, 1, ""),
 		ValidArgsFunction: at(1, e.completeNodes),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.do(cmd.Context(), func(c *client.Client) error {
@@ -53,7 +54,7 @@ id, a beginning of one, or the name of the machine.`,
 			})
 		},
 	}
-	jsonFlag(cmd, &asJSON)
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 

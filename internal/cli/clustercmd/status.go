@@ -23,7 +23,7 @@ func newStatus(e Env) *cobra.Command {
 		Long: `Show the cluster as it is now: the nodes with their memory, the master, the
 models with their places and speed, and what is being fetched. --json prints
 what GET /v1/cluster answers.`,
-		Args: count(0, 0, ""),
+		Args: command.Need(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return e.do(cmd.Context(), func(c *client.Client) error {
 				o, err := c.Overview(cmd.Context())
@@ -37,7 +37,7 @@ what GET /v1/cluster answers.`,
 			})
 		},
 	}
-	jsonFlag(cmd, &asJSON)
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 
@@ -224,12 +224,12 @@ func newHealth(e Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "health",
 		Short: "Say whether the cluster has nodes and a master; exit code 1 if not",
-		Args:  count(0, 0, ""),
+		Args:  command.Need(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return e.do(cmd.Context(), func(c *client.Client) error { return e.health(cmd.Context(), c, asJSON) })
 		},
 	}
-	jsonFlag(cmd, &asJSON)
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/skein-run/skein/api"
 	"github.com/skein-run/skein/client"
+	"github.com/skein-run/skein/internal/cli/command"
 	"github.com/skein-run/skein/internal/cli/table"
 )
 
@@ -24,7 +25,7 @@ func newTop(e Env) *cobra.Command {
 		Short:      "Watch the cluster: status that refreshes, until Ctrl-C",
 		Long: `Watch the cluster: what 'skein status' shows, renewed with every change and
 every other second. Where the output is no terminal it is shown once.`,
-		Args: count(0, 0, ""),
+		Args: command.Need(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return e.do(cmd.Context(), func(c *client.Client) error { return e.top(cmd.Context(), c) })
 		},

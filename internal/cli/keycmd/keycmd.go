@@ -104,7 +104,7 @@ kept nowhere; what is kept is its hash. Limits are of each node by itself.`,
 	fs.StringVar(&expires, "expires", "", "end it after `DURATION`, such as 12h or 30d; default: when it is revoked")
 	fs.IntVar(&req.RequestsPerMinute, "requests-per-minute", 0, "most requests a minute to each node; 0: no limit")
 	fs.IntVar(&req.Concurrent, "concurrent", 0, "most open requests at each node; 0: no limit")
-	fs.BoolVar(&asJSON, "json", false, "print JSON")
+	command.JSONFlag(cmd, &asJSON)
 	_ = cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(roles, cobra.ShellCompDirectiveNoFileComp)) // the flag is known
 	return cmd
 }
@@ -138,7 +138,7 @@ func (c commands) list() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 
@@ -163,7 +163,7 @@ func (c commands) revoke() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 

@@ -68,7 +68,7 @@ not known to be right when it is cut this way, and is placed whole.`,
 	fs.IntVar(&o.Tokens, "tokens", 40, "positions compared")
 	fs.StringVar(&o.Prompt, "prompt", "", "compare on `TEXT` and what the whole model makes of it; default: random token ids")
 	fs.Uint64Var(&o.Seed, "seed", 1, "of the random token ids")
-	fs.BoolVar(&asJSON, "json", false, "print JSON")
+	command.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 

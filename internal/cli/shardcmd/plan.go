@@ -98,7 +98,7 @@ is printed. Values with commas are for the machines in turn, one value is for al
 	fs.IntVar(&f.prompt, "prompt-tokens", 512, "tokens of the prompt whose speed is predicted")
 	fs.StringVar(&f.link, "link", "1Gbit", "`RATE` of the network in bits (1Gbit) or bytes (117MB) a second")
 	fs.StringVar(&f.latency, "latency", "0.3ms", "one way through the network for a small message, `TIME`")
-	fs.BoolVar(&f.json, "json", false, "print JSON")
+	command.JSONFlag(cmd, &f.json)
 	return cmd
 }
 
