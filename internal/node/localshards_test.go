@@ -159,4 +159,11 @@ func TestAnswersAlone(t *testing.T) {
 	if code := call(t, "POST", node+"/resume", "", nil); code != 200 {
 		t.Errorf("resume: %d", code)
 	}
+	var keys api.KeyList
+	if code := call(t, "GET", n.URL()+"/v1/cluster/keys", "", &keys); code != 200 || len(keys.Keys) != 0 {
+		t.Errorf("keys: %d, %+v", code, keys)
+	}
+	if code := call(t, "POST", n.URL()+"/v1/cluster/keys", `{"name": "a", "role": "chat"}`, &refused); code != 409 || !strings.Contains(refused.Error.Message, "--api-key") {
+		t.Errorf("add a key: %d, %+v", code, refused)
+	}
 }

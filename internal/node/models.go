@@ -199,3 +199,11 @@ func (a *alone) Drain(_ context.Context, _ string, _ ids.Node, resume bool) (int
 	}
 	return 0, manage.Refused(command.Conflict, "this node runs without a cluster, so there is no other to move its models to; unload them ('skein models unload NAME'), or stop it")
 }
+
+// AddKey has no state to keep a key in.
+func (a *alone) AddKey(context.Context, string, cluster.Key) (int, error) { return 0, errNoKeys }
+
+// RevokeKey is the same.
+func (a *alone) RevokeKey(context.Context, string, string) (int, error) { return 0, errNoKeys }
+
+var errNoKeys = manage.Refused(command.Conflict, "this node runs without a cluster, whose state keeps keys: give it keys of its own when it starts (--api-key, --named-key)")

@@ -237,7 +237,7 @@ func (n *Node) mount(lib *library.Library, found *engine.Engine) error {
 		mo.Library = rescanning{cat, n.control, c.audits}
 	} else {
 		c := &alone{node: n}
-		mo.Cluster, mo.Commands = c, c
+		mo.Cluster, mo.Commands, mo.Keys = c, c, c
 	}
 	n.manage, err = manage.New(mo)
 	if err != nil {

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -66,9 +67,12 @@ func join(conn net.Conn, address string) *child.Child {
 	}()
 	go func() {
 		status := fmt.Sprintf("the connection to %s ended", address)
-		for {
+		for first := true; ; first = false {
 			k, body, err := s.read()
 			if err != nil {
+				if _, secured := conn.(*tls.Conn); first && !secured && !errors.Is(err, net.ErrClosed) {
+					status += " before it said anything; if 'skein shard serve' runs there with certificates, yours are needed too: --tls-cert, --tls-key and --tls-ca, or --shard-tls-... of 'skein serve'"
+				}
 				if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 					status += " (" + err.Error() + ")"
 				}

@@ -348,3 +348,17 @@ func FuzzChunks(f *testing.F) {
 		}
 	})
 }
+
+// A machine that wants certificates hangs up on who comes without: the status
+// says what is likely missing.
+func TestHungUpAtOnce(t *testing.T) {
+	here, there := net.Pipe()
+	kid := join(here, "10.0.0.2:7700")
+	_ = there.Close()
+	if _, err := io.ReadAll(kid.Stdout); err != nil {
+		t.Error(err)
+	}
+	if status := kid.Wait(); !strings.Contains(status, "the connection to 10.0.0.2:7700 ended before it said anything") || !strings.Contains(status, "--tls-cert") {
+		t.Errorf("status %q", status)
+	}
+}
