@@ -119,7 +119,7 @@ func (e Env) screen(o api.Overview, broken string) error {
 		lines = append(first, lines...)
 	}
 	at := time.UnixMilli(int64(o.Timestamp * 1000)).Format("15:04:05")
-	lines = append(keep(lines, height-2), "", table.Paint(table.Clip(at+"  Ctrl-C ends", width), table.Faint, styled))
+	lines = append(table.Keep(lines, height-2), "", table.Paint(table.Clip(at+"  Ctrl-C ends", width), table.Faint, styled))
 	return e.show(screenTop + strings.Join(lines, lineEnd) + screenEnd)
 }
 

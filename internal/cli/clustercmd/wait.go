@@ -5,9 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/skein-run/skein/api"
@@ -24,7 +21,7 @@ func (e Env) wait(ctx context.Context, c *client.Client, model, instance string,
 	defer cancel()
 	p := &progress{model: model}
 	if width, _ := e.TerminalErr(); width > 0 {
-		p.live = &live{w: e.Stderr}
+		p.live = table.NewLive(e.Stderr)
 	}
 	_, err := c.Wait(ctx, client.WaitOptions{
 		Model: model, Instance: instance, Progress: func(m api.Model) error { return p.show(e, m) },
@@ -50,8 +47,8 @@ func (e Env) wait(ctx context.Context, c *client.Client, model, instance string,
 // progress is what is shown while a model is waited for.
 type progress struct {
 	model string
-	live  *live  // nil: no terminal
-	said  string // the last line, where there is no terminal
+	live  *table.Live // nil: no terminal
+	said  string      // the last line, where there is no terminal
 }
 
 // show tells how far it is: a block of lines that is redrawn on a terminal, a
@@ -59,7 +56,7 @@ type progress struct {
 func (p *progress) show(e Env, m api.Model) error {
 	if p.live != nil {
 		width, height := e.TerminalErr()
-		return p.live.draw(keep(progressLines(m, max(width-1, 1), e.StyledErr()), height-1))
+		return p.live.Draw(table.Keep(progressLines(m, max(width-1, 1), e.StyledErr()), height-1))
 	}
 	line := m.Status
 	if !m.Ready && m.Status != api.StatusFailed {
@@ -70,15 +67,6 @@ func (p *progress) show(e Env, m api.Model) error {
 		e.Note("%s: %s", p.model, table.Visible(line))
 	}
 	return nil
-}
-
-// keep gives as many lines as a height has room for; the last one says that
-// there are more.
-func keep(lines []string, height int) []string {
-	if height < 1 || len(lines) <= height {
-		return lines
-	}
-	return append(slices.Clone(lines[:height-1]), fmt.Sprintf("… and %d more", len(lines)-height+1))
 }
 
 // progressLines is the progress of an instance: as a whole, then by stage and
@@ -101,22 +89,4 @@ func progressLines(m api.Model, width int, styled bool) []string {
 		}
 	}
 	return g.Lines(width, styled)[1:]
-}
-
-// live redraws lines at the end of a terminal.
-type live struct {
-	w     io.Writer
-	drawn int // lines that stand there
-}
-
-func (l *live) draw(lines []string) error {
-	text := ""
-	if l.drawn > 0 {
-		text = fmt.Sprintf("\x1b[%dA\x1b[J", l.drawn)
-	}
-	l.drawn = len(lines)
-	if _, err := io.WriteString(l.w, text+strings.Join(append(lines, ""), "\n")); err != nil {
-		return fmt.Errorf("show the progress: %w", err)
-	}
-	return nil
 }

@@ -140,3 +140,20 @@ func TestTexts(t *testing.T) {
 type closed struct{}
 
 func (closed) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+// Lines stand where those before stood; more than there is room for are counted.
+func TestLive(t *testing.T) {
+	var out strings.Builder
+	l := NewLive(&out)
+	for _, lines := range [][]string{{"one", "two"}, Keep([]string{"a", "b", "c", "d"}, 3), Keep([]string{"end"}, 0)} {
+		if err := l.Draw(lines); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := "one\ntwo\n" + "\x1b[2A\x1b[Ja\nb\n… and 2 more\n" + "\x1b[3A\x1b[Jend\n"; out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+	if err := NewLive(closed{}).Draw([]string{"x"}); err == nil {
+		t.Error("a terminal that is gone is no error")
+	}
+}
