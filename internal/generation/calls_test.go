@@ -137,13 +137,14 @@ func TestToolsRefused(t *testing.T) {
 	calls := []Message{hi[0], {Role: "assistant", Calls: []Call{{Name: "now", Arguments: "{}"}}}}
 	for _, c := range []struct {
 		template, param string
+		kind            Kind
 		req             Request
 	}{
-		{"{{ messages[0].content }}", "tools", Request{Messages: hi, Tools: []Tool{now}}},
-		{"{{ messages[0].content }}{% if tools %}<tool_call><function=x></tool_call>{% endif %}", "tools", Request{Messages: hi, Tools: []Tool{now}}},
-		{"{{ messages[0].content }}", "messages[1].tool_calls", Request{Messages: calls}},
-		{toolTemplate, "tools", Request{Prompt: prompt("x"), Tools: []Tool{now}}},
-		{toolTemplate, "tool_choice", Request{Messages: hi, MustCall: true}},
+		{"{{ messages[0].content }}", "tools", KindUnsupported, Request{Messages: hi, Tools: []Tool{now}}},
+		{"{{ messages[0].content }}{% if tools %}<tool_call><function=x></tool_call>{% endif %}", "tools", KindUnsupported, Request{Messages: hi, Tools: []Tool{now}}},
+		{"{{ messages[0].content }}", "messages[1].tool_calls", KindUnsupported, Request{Messages: calls}},
+		{toolTemplate, "tools", KindInvalid, Request{Prompt: prompt("x"), Tools: []Tool{now}}},
+		{toolTemplate, "tool_choice", KindInvalid, Request{Messages: hi, MustCall: true}},
 	} {
 		m := newFake(script{})
 		m.info.ChatTemplate = c.template
@@ -154,7 +155,7 @@ func TestToolsRefused(t *testing.T) {
 		}
 		var refused *Error
 		err = s.Generate(t.Context(), m, p, c.req, func(Event) error { return nil })
-		if !errors.As(err, &refused) || refused.Kind != KindInvalid || refused.Param != c.param || len(m.requests) != 0 {
+		if !errors.As(err, &refused) || refused.Kind != c.kind || refused.Param != c.param || len(m.requests) != 0 {
 			t.Errorf("%s: %v (%+v), want %s", c.template, err, refused, c.param)
 		}
 	}

@@ -188,15 +188,15 @@ func (s *Service) render(ctx context.Context, p *Prepared, req Request) (string,
 // refuseTools refuses what the model's template would drop, and calls that
 // nobody could read out of the answer.
 func (p *Prepared) refuseTools(req Request) error {
-	invalid := func(param, format string, args ...any) error {
-		return &Error{Kind: KindInvalid, Param: param, Message: fmt.Sprintf(format, args...)}
+	unsupported := func(param, format string, args ...any) error {
+		return &Error{Kind: KindUnsupported, Param: param, Message: fmt.Sprintf(format, args...)}
 	}
 	if len(req.Tools) > 0 {
 		switch p.template.Calling() {
 		case calls.None:
-			return invalid("tools", "the chat template of model %s takes no tools: leave them out, or use a model that was trained for them", req.Model)
+			return unsupported("tools", "the chat template of model %s takes no tools: leave them out, or use a model that was trained for them", req.Model)
 		case calls.Unknown:
-			return invalid("tools", "model %s writes calls in a way that this node cannot read yet: leave the tools out, or use another model", req.Model)
+			return unsupported("tools", "model %s writes calls in a way that this node cannot read yet: leave the tools out, or use another model", req.Model)
 		}
 	}
 	if p.template.TakesCalls() {
@@ -204,7 +204,7 @@ func (p *Prepared) refuseTools(req Request) error {
 	}
 	for i, m := range req.Messages {
 		if len(m.Calls) > 0 {
-			return invalid(fmt.Sprintf("messages[%d].tool_calls", i), "the chat template of model %s has no place for calls: leave them out, or use a model that was trained for tools", req.Model)
+			return unsupported(fmt.Sprintf("messages[%d].tool_calls", i), "the chat template of model %s has no place for calls: leave them out, or use a model that was trained for tools", req.Model)
 		}
 	}
 	return nil

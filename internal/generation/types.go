@@ -128,6 +128,7 @@ type Kind string
 // Kinds of errors.
 const (
 	KindInvalid         Kind = "invalid"          // 400
+	KindUnsupported     Kind = "unsupported"      // 400 unsupported_parameter: not by this model
 	KindContextExceeded Kind = "context_exceeded" // 400 context_length_exceeded
 	KindModelNotFound   Kind = "model_not_found"  // 404
 	KindAmbiguousModel  Kind = "ambiguous_model"  // 409

@@ -129,6 +129,8 @@ func fromGeneration(g *generation.Error) *Error {
 	switch g.Kind {
 	case generation.KindInvalid:
 		e.Status, e.Type, e.Code = http.StatusBadRequest, TypeInvalidRequest, "invalid_value"
+	case generation.KindUnsupported:
+		e.Status, e.Type, e.Code = http.StatusBadRequest, TypeInvalidRequest, "unsupported_parameter"
 	case generation.KindContextExceeded:
 		e.Status, e.Type, e.Code = http.StatusBadRequest, TypeInvalidRequest, "context_length_exceeded"
 		if e.Message == "" {

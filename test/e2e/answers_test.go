@@ -55,7 +55,7 @@ func TestAnswerThatWasBegun(t *testing.T) {
 		t.Errorf("%q goes on with %q, the whole answer is %q", begun, rest, whole)
 	}
 	r := n.post("/v1/chat/completions", ask(demo, question, "tools", []any{map[string]any{"type": "function", "function": map[string]any{"name": "now"}}}))
-	r.want(t, 400, "invalid_value", "takes no tools")
+	r.want(t, 400, "unsupported_parameter", "takes no tools")
 }
 
 // A request that is alone and comes again gives the same text: greedy or with
