@@ -37,12 +37,18 @@ type Report struct {
 	Architecture   string   `json:"architecture"`
 	Stages         int      `json:"stages"`
 	Ranks          int      `json:"ranks"`
-	NMSE           *float64 `json:"nmse"`  // of all logits; null: not measured
-	Noise          *float64 `json:"noise"` // the library's own, likewise
+	Devices        []string `json:"devices,omitempty"` // of the shards in turn
+	NMSE           *float64 `json:"nmse"`              // of all logits; null: not measured
+	Noise          *float64 `json:"noise"`             // the library's own, likewise
 	TokensCompared int      `json:"tokens_compared"`
 	TokensDiffer   int      `json:"tokens_differ"` // greedy choices that differ outside the noise
 	Verdict        string   `json:"verdict"`
 	Reason         string   `json:"reason"` // "" when right
+}
+
+// mixed tells whether the shards are computed by different kernels.
+func (r *Report) mixed() bool {
+	return slices.ContainsFunc(r.Devices, func(d string) bool { return d != r.Devices[0] })
 }
 
 // Weights tells how exact a split can be expected to be.
@@ -171,6 +177,9 @@ func (r *Reference) Judge(ctx context.Context, sharded Evaluator, w Weights, rep
 		if w == Quantized {
 			limit, what = noiseFactor*noise, "tensor ranks on quantized weights, twice the library's own noise"
 		}
+	}
+	if report.mixed() {
+		limit, what = noiseFactor*noise, "shards on several devices, twice what the whole model differs from itself there"
 	}
 	report.Verdict = Wrong
 	switch {

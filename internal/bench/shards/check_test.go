@@ -230,3 +230,29 @@ func TestAgain(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Shards on one device are held to what a pipeline is held to; on several, to what
+// the whole model differs from itself on them.
+func TestSeveralDevices(t *testing.T) {
+	in, err := Input(nil, 16, 8, 0, rand.New(rand.NewPCG(1, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		devices []string
+		other   float32
+		want    string
+	}{{nil, 0.02, Wrong}, {[]string{"CUDA0", "CUDA0"}, 0.02, Wrong}, {[]string{"CUDA0", "CPU"}, 0.02, Right}, {[]string{"CUDA0", "CPU"}, 0, Wrong}} {
+		r, err := Refer(t.Context(), &model{}, in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Again(t.Context(), &model{off: c.other}); err != nil {
+			t.Fatal(err)
+		}
+		report := Report{Stages: 2, Ranks: 1, Devices: c.devices}
+		if err := r.Judge(t.Context(), &model{off: 0.01}, Quantized, &report); err != nil || report.Verdict != c.want {
+			t.Errorf("on %v, which differ by %g: %+v, %v", c.devices, c.other, report, err)
+		}
+	}
+}

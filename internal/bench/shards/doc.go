@@ -37,6 +37,9 @@ type Layout struct {
 	Balance Balance  // of the stages; "": even
 	Threads int      // of each shard; 0: chosen from the machine
 	On      []string // host:port of machines that run `skein shard serve`, for the shards in turn; empty: this machine
+	// Devices compute the shards in turn (wire.LoadRequest.On); empty: the
+	// processor does, or what the load says.
+	Devices []string
 	// HalfPrecision sends activations as f16: half the bytes, and not exact.
 	HalfPrecision bool
 	TLS           bool // links of local shards are encrypted, with certificates made for it

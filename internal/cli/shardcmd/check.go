@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -28,7 +29,9 @@ The verdict is right when a pipeline's logits have an NMSE of at most 1e-8, and
 those of tensor ranks at most 1e-6 (f32 and f16 weights) or twice the library's
 own noise on this input (quantized weights), and no greedy token differs
 outside that noise. The noise is how far the whole model is from itself when a
-prompt is computed at once, and token by token.
+prompt is computed at once, and token by token. With --devices the whole model is
+computed on the first of them; where there are others, on each too, which counts
+as noise, and twice the noise is right.
 
 Exit code: 0 right, 1 wrong, 2 error, 3 refused, which means that this model is
 not known to be right when it is cut this way, and is placed whole.`,
@@ -91,6 +94,9 @@ func (e Env) printCheck(r shards.Report, l shards.Layout, asJSON bool) error {
 			cut += ", activations as f16 (not exact)"
 		}
 		rows := [][]string{{"model", r.Model + " (" + r.Architecture + ")"}, {"shards", cut}}
+		if len(r.Devices) > 0 {
+			rows = append(rows, []string{"devices", strings.Join(r.Devices, ", ") + ", in turn"})
+		}
 		if r.NMSE != nil {
 			rows = append(rows, []string{"NMSE of the logits", figure(r.NMSE)}, []string{"the library's own", figure(r.Noise)},
 				[]string{"greedy tokens", fmt.Sprintf("%d compared, %d differ outside that noise", r.TokensCompared, r.TokensDiffer)})

@@ -72,6 +72,7 @@ type layoutFlags struct {
 	layout      shards.Layout
 	on          string
 	activations string
+	devices     string
 	engineDir   string
 }
 
@@ -83,6 +84,7 @@ func (f *layoutFlags) add(cmd *cobra.Command, balance shards.Balance) {
 	fs.IntVar(&f.layout.Threads, "threads-per-shard", 1, "processor threads of each shard")
 	fs.StringVar(&f.activations, "activations", shards.ActivationsExact, "send activations from shard to shard as f32, or as f16 in half the bytes, which is not exact")
 	fs.StringVar(&f.on, "on", "", "use the machines at `HOST:PORT,...`, which run 'skein shard serve', for the shards in turn; local: this one")
+	fs.StringVar(&f.devices, "devices", "", "compute the shards on `DEVICE,...` in turn, as 'skein engine devices' names them; CPU: the processor; default: all on it")
 	fs.StringVar(&f.layout.Certificate, "tls-cert", "", "show this certificate to the machines of --on; PEM `FILE`")
 	fs.StringVar(&f.layout.Key, "tls-key", "", "its key; PEM `FILE`")
 	fs.StringVar(&f.layout.CA, "tls-ca", "", "trust machines whose certificate is of this authority; PEM `FILE`")
@@ -108,6 +110,14 @@ func (f *layoutFlags) read(cmd *cobra.Command) (shards.Layout, error) {
 	}
 	if l.On, err = ParseHosts(f.on); err != nil {
 		return l, err
+	}
+	if f.devices != "" {
+		for d := range strings.SplitSeq(f.devices, ",") {
+			if d = strings.TrimSpace(d); d == "" {
+				return l, fmt.Errorf("--devices %q: write the names of 'skein engine devices', with commas between them", f.devices)
+			}
+			l.Devices = append(l.Devices, d)
+		}
 	}
 	if err := checkFiles(l.Certificate, l.Key, l.CA); err != nil {
 		return l, err

@@ -51,6 +51,9 @@ func (h *Host) Bench(ctx context.Context, o shards.BenchOptions, say func(string
 	}
 	for _, threads := range o.WholeThreads {
 		load := r.Load
+		if len(o.Layout.Devices) > 0 {
+			load = load.On(o.Layout.Devices[0])
+		}
 		load.Threads = threads
 		whole, err := h.whole(o.Model, engine, load, 0)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/skein-run/skein/internal/bench/shards"
 	"github.com/skein-run/skein/internal/gguf/hyper"
@@ -16,7 +17,7 @@ import (
 // Check computes a model whole and in shards and compares the logits. What
 // goes wrong is told by the report; the error is nil but for ctx's.
 func (h *Host) Check(ctx context.Context, o shards.CheckOptions) (shards.Report, error) {
-	report := shards.Report{Model: o.Model, Stages: max(1, o.Layout.Stages), Ranks: max(1, o.Layout.Ranks)}
+	report := shards.Report{Model: o.Model, Stages: max(1, o.Layout.Stages), Ranks: max(1, o.Layout.Ranks), Devices: o.Layout.Devices}
 	err := h.check(ctx, o, &report)
 	switch {
 	case err == nil:
@@ -100,20 +101,43 @@ func contextFor(o shards.CheckOptions, trained int) int {
 // refer has the whole model compute the input, in a runner that is gone when
 // the shards start: a model may be larger than half of the memory.
 func (h *Host) refer(ctx context.Context, o shards.CheckOptions, r Request, trained int) (*shards.Reference, error) {
+	var others []string
+	if len(o.Layout.Devices) > 0 {
+		others = slices.Compact(slices.Sorted(slices.Values(o.Layout.Devices)))
+		others = slices.DeleteFunc(others, func(d string) bool { return d == o.Layout.Devices[0] })
+		r.Load = r.Load.On(o.Layout.Devices[0])
+	}
 	reference, err := h.first(ctx, o, r, trained)
 	if err != nil {
 		return nil, err
 	}
-	r.Load.PlainAttention = true
+	plain := r
+	plain.Load.PlainAttention = true
+	again := []Request{plain}
+	for _, d := range others {
+		other := r
+		other.Load = r.Load.On(d)
+		again = append(again, other)
+	}
+	for _, r := range again {
+		if err := h.again(ctx, reference, o, r); err != nil {
+			return nil, err
+		}
+	}
+	return reference, nil
+}
+
+// again has the whole model compute the input by other kernels.
+func (h *Host) again(ctx context.Context, reference *shards.Reference, o shards.CheckOptions, r Request) error {
 	whole, err := h.whole(o.Model, r.Engine, r.Load, r.Bytes)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer whole.Stop(context.WithoutCancel(ctx))
 	if err := whole.Wait(ctx); err != nil {
-		return nil, fmt.Errorf("the whole model, by other kernels: %w", err)
+		return fmt.Errorf("the whole model, by other kernels: %w", err)
 	}
-	return reference, reference.Again(ctx, whole)
+	return reference.Again(ctx, whole)
 }
 
 // first has the whole model compute the input by its usual kernels.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/skein-run/skein/internal/bench/shards"
 	"github.com/skein-run/skein/internal/cli/shardcmd"
+	"github.com/skein-run/skein/internal/engine"
 	"github.com/skein-run/skein/internal/generation"
 	"github.com/skein-run/skein/internal/home"
 	"github.com/skein-run/skein/internal/library"
@@ -281,4 +282,37 @@ func tokens(ids []int32) []byte { return wire.AppendIDs(nil, ids) }
 func alive(pid int) bool {
 	_, err := os.Stat(filepath.Join("/proc", strconv.Itoa(pid)))
 	return err == nil
+}
+
+// TestCheckOnGPU compares stages on a GPU, and on it and the processor, with the
+// whole model. The GPU is named from outside: nothing else needs one.
+func TestCheckOnGPU(t *testing.T) {
+	dir := os.Getenv("SKEIN_TEST_GPU_ENGINE")
+	if dir == "" {
+		t.Skip("NOT RUN: SKEIN_TEST_GPU_ENGINE names no folder of libraries with a GPU backend (docs/gpu.md)")
+	}
+	e, err := engine.Inspect(dir, engine.Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := host(t)
+	info, err := engine.Probe(t.Context(), h.Executable, e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(info.Devices, func(d wire.Device) bool { return d.Type == "gpu" || d.Type == "igpu" })
+	if i < 0 {
+		t.Skipf("NOT RUN: no GPU: %+v, %v", info.Devices, info.Problems)
+	}
+	gpu := info.Devices[i].Name
+	for _, devices := range [][]string{{gpu}, {gpu, wire.Processor}, {wire.Processor, gpu}} {
+		r, err := h.Check(t.Context(), shards.CheckOptions{
+			Model: "demo", Paths: demo(t), Layout: shards.Layout{Stages: 2, Ranks: 1, Devices: devices}, Tokens: 12, Seed: 1, EngineDir: dir,
+		})
+		if err != nil || r.Verdict != shards.Right {
+			t.Errorf("on %v: %+v, %v", devices, r, err)
+			continue
+		}
+		t.Logf("on %v, %s: NMSE %.3g, the library's own noise %.3g", devices, info.Devices[i].Description, *r.NMSE, *r.Noise)
+	}
 }

@@ -69,7 +69,7 @@ func (h *Host) Start(ctx context.Context, r Request, specs []slice.Spec) (*Serve
 		Engine: r.Engine, Load: r.Load, Bytes: r.Bytes, HalfPrecision: r.Layout.HalfPrecision, Logger: h.Logger,
 	}
 	o.Load.Paths = r.Paths
-	p := placing{threads: r.Layout.Threads, listen: "127.0.0.1"}
+	p := placing{threads: r.Layout.Threads, listen: "127.0.0.1", devices: r.Layout.Devices}
 	if p.threads <= 0 {
 		p.threads = max(1, hostinfo.UsableCores()/len(specs))
 	}
@@ -101,6 +101,7 @@ type placing struct {
 	listen   string // host for links of shards here
 	keys     *wire.LinkTLS
 	machines *machines
+	devices  []string
 }
 
 // places finds out what the machines of a layout need.
@@ -138,6 +139,9 @@ func (p *placing) shards(specs []slice.Spec, on []string) []group.Shard {
 	var out []group.Shard
 	for i, spec := range specs {
 		s := group.Shard{Spec: spec, Threads: p.threads}
+		if len(p.devices) > 0 {
+			s.Device = p.devices[i%len(p.devices)]
+		}
 		if len(on) > 0 && on[i%len(on)] != Local {
 			s.Where = on[i%len(on)]
 			s.Launch = p.machines.launcher(s.Where).Launch

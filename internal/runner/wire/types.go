@@ -55,6 +55,18 @@ type Device struct {
 // AllLayers in LoadRequest.GPULayers is the whole model, also where it does not fit.
 const AllLayers = 1 << 20
 
+// Processor is what LoadRequest.On calls the processor, as the library does.
+const Processor = "CPU"
+
+// On is the same load with all layers on a device that EngineInfo names.
+func (r LoadRequest) On(device string) LoadRequest {
+	r.Device, r.GPULayers = device, AllLayers
+	if device == Processor {
+		r.Device, r.GPULayers = "", 0
+	}
+	return r
+}
+
 // LoadRequest asks the runner to load a model and open its context.
 type LoadRequest struct {
 	Paths        []string `json:"paths"`         // one file, or all parts of a split GGUF in order

@@ -36,6 +36,7 @@ type Shard struct {
 	TLS     *wire.LinkTLS    // of its links; nil: none, or its machine's own
 	CPUs    []int            // cores it is pinned to; empty: any
 	Threads int              // of computing; 0: Load.Threads
+	Device  string           // what computes it (wire.LoadRequest.On); "": as Load says
 }
 
 // Options say what to serve and how. Zero durations and counts take the
@@ -130,6 +131,9 @@ func (o *Options) memberOptions(i int, id string) member.Options {
 	}
 	if s.Threads > 0 {
 		r.Load.Threads = s.Threads
+	}
+	if s.Device != "" {
+		r.Load = r.Load.On(s.Device)
 	}
 	return member.Options{
 		Runner: r, Group: id, Index: i, Specs: o.specs(), Where: s.Where, Listen: s.Listen, TLS: s.TLS, CPUs: s.CPUs,

@@ -104,8 +104,8 @@ func (s *shard) options() member.Options {
 	r.Load.PendingLimit = (i.Slots + o.Queue) * pendingPerRequest
 	r.Load.CacheBytes = s.cacheBytes(own.Reserve)
 	switch r.Load.Device = own.Device; {
-	case own.Device == "" && !o.Unified():
-		r.Load.GPULayers = 0 // it is placed in the host's memory
+	case own.Device == "" && !o.Unified() && o.Load.GPULayers < 0:
+		r.Load.GPULayers = 0 // it is placed in the host's memory; a number given by hand stays
 	case own.Device != "":
 		r.Load.GPULayers = wire.AllLayers // its memory was counted there, and nowhere else
 	}

@@ -645,7 +645,8 @@ func TestLoadOnADevice(t *testing.T) {
 		device  string
 		unified bool
 		layers  int
-	}{{"CUDA1", false, wire.AllLayers}, {"CUDA1", true, wire.AllLayers}, {"", false, 0}, {"", true, -1}} {
+		given   int // --gpu-layers
+	}{{"CUDA1", false, wire.AllLayers, -1}, {"CUDA1", true, wire.AllLayers, -1}, {"", false, 0, -1}, {"", true, -1, -1}, {"", false, 3, 3}, {"", false, 0, 0}} {
 		bubble(t, func(t *testing.T) {
 			w := newWorld(t, "b")
 			n := w.State().Nodes["b"]
@@ -653,6 +654,7 @@ func TestLoadOnADevice(t *testing.T) {
 			w.must(cluster.NodeSeen{Node: n})
 			o := w.options("b")
 			o.Unified = func() bool { return c.unified }
+			o.Load.GPULayers = c.given
 			e, err := Start(o)
 			if err != nil {
 				t.Fatal(err)
