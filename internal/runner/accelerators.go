@@ -19,6 +19,21 @@ func accelerators(all []wire.Device, req wire.LoadRequest) []wire.Device {
 	return out
 }
 
+// onAccelerators counts the layers that lie there: the last ones, the head behind
+// them being one more.
+func onAccelerators(devices []wire.Device, req wire.LoadRequest, layers int, head bool) int {
+	if len(accelerators(devices, req)) == 0 {
+		return 0
+	}
+	if head {
+		layers++
+	}
+	if req.GPULayers < 0 {
+		return layers
+	}
+	return min(layers, req.GPULayers)
+}
+
 // fitting gives the numbers of layers to try on the accelerators that a load may
 // use, the most first, and how many the model has; the output head counts as one.
 func fitting(devices []wire.Device, req wire.LoadRequest) (all int, try []int) {

@@ -36,6 +36,22 @@ func TestAccelerators(t *testing.T) {
 	}
 }
 
+func TestLayersOnAccelerators(t *testing.T) {
+	all := []wire.Device{{Name: "CUDA0", Type: "gpu"}, {Name: "CPU", Type: "cpu"}}
+	for _, c := range []struct {
+		layers, of int
+		head       bool
+		want       int
+	}{{-1, 4, true, 5}, {-1, 2, false, 2}, {3, 4, true, 3}, {wire.AllLayers, 4, true, 5}, {0, 4, true, 0}} {
+		if got := onAccelerators(all, wire.LoadRequest{GPULayers: c.layers}, c.of, c.head); got != c.want {
+			t.Errorf("%+v: %d", c, got)
+		}
+	}
+	if got := onAccelerators(all[1:], wire.LoadRequest{GPULayers: -1}, 4, true); got != 0 {
+		t.Errorf("%d layers lie on no accelerator", got)
+	}
+}
+
 // TestFitting: all layers where there is room, fewer where there is less, and in
 // the end the processor alone.
 func TestFitting(t *testing.T) {

@@ -58,7 +58,12 @@ func load(lib *llama.Library, req wire.LoadRequest, devices []wire.Device, progr
 		if req.VocabOnly {
 			return nil, &wire.Failure{Code: wire.CodeInvalid, Message: "load: a shard, or a vocabulary alone, not both"}
 		}
-		return loadMember(lib, req, progress)
+		l, err := loadMember(lib, req, progress)
+		if err == nil {
+			own := req.Shard.Shards[req.Shard.Index]
+			l.info.GPULayers = onAccelerators(devices, req, own.End-own.First, own.End == l.info.Layers)
+		}
+		return l, err
 	}
 	all, layers := 0, []int{req.GPULayers}
 	if req.VocabOnly {
@@ -73,6 +78,9 @@ func load(lib *llama.Library, req wire.LoadRequest, devices []wire.Device, progr
 			logLine(logWarn, fmt.Sprintf("%d of %d layers go to the GPU, the others are computed by the processor: its memory takes no more (%s free)", n, all, freeIn(accelerators(devices, req))))
 		}
 		m, err := loadWhole(lib, r, len(accelerators(devices, r)) > 0, progress)
+		if err == nil {
+			m.info.GPULayers = onAccelerators(devices, r, m.info.Layers, true)
+		}
 		var failure *wire.Failure
 		if err == nil || i == len(layers)-1 || !errors.As(err, &failure) || failure.Code != wire.CodeMemory {
 			return m, err
@@ -107,12 +115,6 @@ func loadWhole(lib *llama.Library, req wire.LoadRequest, gpu bool, progress func
 	}
 	l.ctx = ctx
 	l.info.Context, l.info.Slots, l.info.Threads, l.info.ChunkTokens = min(req.Context, ctx.ContextSeq()), req.Slots, req.Threads, chunk
-	if gpu {
-		l.info.GPULayers = l.info.Layers + 1
-		if req.GPULayers >= 0 {
-			l.info.GPULayers = min(l.info.GPULayers, req.GPULayers)
-		}
-	}
 	if err := warmUp(l); err != nil {
 		l.Close()
 		return nil, &wire.Failure{Code: wire.CodeInternal, Message: "warm up: " + err.Error()}
