@@ -74,7 +74,7 @@ func TestCallerGivenUp(t *testing.T) {
 		}
 		a.mu.Lock()
 		if calls = len(a.callers["b"]); calls > 0 {
-			a.gone("b")
+			a.leave("b")
 		}
 		a.mu.Unlock()
 	}

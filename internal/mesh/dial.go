@@ -22,6 +22,8 @@ const (
 	// patient is how long a handshake keeps its place among those: a peer that is
 	// silent must not keep it from others.
 	patient = time.Second
+	// queued is how long a call waits for its turn to make a connection.
+	queued = 30 * time.Second
 	// shared is how long a call that wanted a connection of its own has to see
 	// that it goes over another one's.
 	shared = time.Second
@@ -38,8 +40,6 @@ var errShared = errors.New("another call made a connection meanwhile")
 
 // dial makes a connection to a peer.
 func (m *Mesh) dial(ctx context.Context, id ids.Node) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, handshake)
-	defer cancel()
 	m.mu.Lock()
 	w := m.ways[id]
 	if w == nil {
@@ -48,6 +48,8 @@ func (m *Mesh) dial(ctx context.Context, id ids.Node) (net.Conn, error) {
 	}
 	before := w.made
 	m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, queued)
+	defer cancel()
 	select {
 	case w.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -90,22 +92,26 @@ func (m *Mesh) dial(ctx context.Context, id ids.Node) (net.Conn, error) {
 }
 
 func (m *Mesh) connect(ctx context.Context, id ids.Node, at string) (net.Conn, error) {
+	late := patience * m.late.worst() // all takes longer then, for the peer too
+	select {
+	case m.busy <- struct{}{}:
+		t := time.AfterFunc(patient+late, func() { <-m.busy })
+		defer func() {
+			if t.Stop() {
+				<-m.busy
+			}
+		}()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("call node %s: %w", id, context.Cause(ctx))
+	}
+	ctx, cancel := context.WithTimeout(ctx, handshake+late)
+	defer cancel()
 	dialer := &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 5 * time.Second}
 	conn, err := dialer.DialContext(ctx, "tcp", at)
 	if err != nil {
 		return nil, err
 	}
 	secure := tls.Client(m.own(id, conn), m.identity.client(id))
-	select {
-	case m.busy <- struct{}{}:
-		t := time.AfterFunc(patient, func() { <-m.busy })
-		defer func() {
-			if t.Stop() {
-				<-m.busy
-			}
-		}()
-	case <-ctx.Done(): // the handshake says it
-	}
 	if err := secure.HandshakeContext(ctx); err != nil {
 		return nil, errors.Join(err, secure.NetConn().Close())
 	}

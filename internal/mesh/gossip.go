@@ -94,6 +94,10 @@ func (g *gossip) NotifyLeave(n *memberlist.Node) {
 	m := (*Mesh)(g)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if n.State == memberlist.StateLeft { // it said good-bye
+		m.leave(ids.Node(n.Name))
+		return
+	}
 	m.gone(ids.Node(n.Name))
 }
 

@@ -122,6 +122,7 @@ type Mesh struct {
 	log      *slog.Logger
 	boot     string
 	identity *identity
+	late     lateness
 	ln       net.Listener
 	server   *http.Server
 	client   *http.Client
@@ -152,7 +153,10 @@ type peer struct {
 	gossip bool // memberlist says that it lives
 	pulse  bool // its pulse did not break for good
 	told   bool // Changed was told that it is alive
-	stop   context.CancelFunc
+	// doubted tells that the gossip gave it up and it is looked at whether it is heard.
+	doubted bool
+	verdict time.Time // when the gossip gave it up
+	stop    context.CancelFunc
 }
 
 // meta is a member's gossip metadata; memberlist allows 512 bytes.
@@ -217,6 +221,7 @@ func (m *Mesh) start() error {
 		_ = m.server.ServeTLS(m.ln, "", "")
 	})
 	m.wg.Go(m.deliver)
+	m.wg.Go(func() { m.late.run(m.ctx) })
 	cfg, err := m.gossipConfig()
 	if err != nil {
 		return err
@@ -250,7 +255,7 @@ func (m *Mesh) gossipConfig() (*memberlist.Config, error) {
 	cfg.AdvertiseAddr, cfg.AdvertisePort = advertise, m.opts.GossipPort
 	cfg.ProbeInterval, cfg.ProbeTimeout = 300*time.Millisecond, 200*time.Millisecond
 	cfg.SuspicionMult, cfg.SuspicionMaxTimeoutMult = 3, 2
-	cfg.AwarenessMaxMultiplier = 2
+	cfg.AwarenessMaxMultiplier = 4 // who is late itself gives others more time
 	cfg.GossipInterval = 100 * time.Millisecond
 	cfg.EnableCompression = false // costs more than the few bytes of a LAN
 	cfg.TCPTimeout = 2 * time.Second
@@ -369,7 +374,7 @@ func (m *Mesh) wake() {
 // judge has Changed told if what is known of p makes it alive or gone. The
 // caller holds mu.
 func (m *Mesh) judge(p *peer) {
-	alive := p.gossip && p.pulse
+	alive := (p.gossip || p.doubted) && p.pulse
 	if alive == p.told {
 		return
 	}
@@ -392,7 +397,7 @@ func (m *Mesh) seen(member Member) {
 	}
 	if p.stop != nil { // it restarted
 		p.stop()
-		p.gossip = false
+		p.gossip, p.doubted = false, false
 		m.judge(p)
 	}
 	p.member, p.gossip, p.pulse = member, true, true
@@ -410,8 +415,28 @@ func (m *Mesh) gone(id ids.Node) {
 	if p == nil || p.stop == nil {
 		return // it was never here, or is gone already
 	}
+	p.gossip, p.verdict = false, time.Now()
+	if m.alive(p) {
+		// It is this node, or those that told it, that are late.
+		m.log.Debug("the gossip gave a node up, which is doubted", "node", id)
+		m.doubt(p)
+		return
+	}
+	m.giveUp(id, p)
+}
+
+// leave takes that a node is gone for certain. The caller holds mu.
+func (m *Mesh) leave(id ids.Node) {
+	if p := m.peers[id]; p != nil && p.stop != nil {
+		p.gossip = false
+		m.giveUp(id, p)
+	}
+}
+
+// giveUp ends all that goes on with a node. The caller holds mu.
+func (m *Mesh) giveUp(id ids.Node, p *peer) {
 	m.log.Debug("the gossip gave a node up", "node", id)
-	p.gossip = false
+	p.doubted = false
 	m.judge(p)
 	p.stop()
 	p.stop = nil

@@ -238,7 +238,7 @@ func TestGivenUp(t *testing.T) {
 	}()
 	<-begun
 	a.mu.Lock()
-	a.gone("b")
+	a.leave("b")
 	a.mu.Unlock()
 	select {
 	case err := <-ended:

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -150,14 +151,24 @@ func (m *Mesh) newClient() *http.Client {
 // owned is a connection to a peer, which is closed when the peer is given up.
 type owned struct {
 	net.Conn
-	m  *Mesh
-	id ids.Node
+	m    *Mesh
+	id   ids.Node
+	read atomic.Int64 // when something came last, ns since the epoch; 0: nothing yet
+}
+
+// Read notes that the peer lives.
+func (c *owned) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 {
+		c.read.Store(time.Now().UnixNano())
+	}
+	return n, err
 }
 
 func (m *Mesh) own(id ids.Node, conn net.Conn) *owned {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c := &owned{conn, m, id}
+	c := &owned{Conn: conn, m: m, id: id}
 	if m.conns[id] == nil {
 		m.conns[id] = map[*owned]bool{}
 	}
