@@ -2,6 +2,7 @@ package runner
 
 import (
 	"math"
+	"slices"
 
 	"github.com/skein-run/skein/internal/bytesize"
 	"github.com/skein-run/skein/internal/gguf/hyper"
@@ -38,7 +39,10 @@ func onAccelerators(devices []wire.Device, req wire.LoadRequest, layers int, hea
 // use, the most first, and how many the model has; the output head counts as one.
 func fitting(devices []wire.Device, req wire.LoadRequest) (all int, try []int) {
 	use := accelerators(devices, req)
-	if len(use) == 0 {
+	switch {
+	case req.Device != "" && !slices.ContainsFunc(devices, func(d wire.Device) bool { return d.Name == req.Device }):
+		return 0, []int{-1} // the library's side says which there are
+	case len(use) == 0:
 		return 0, []int{0}
 	}
 	free := freeMemory(use)
