@@ -83,8 +83,9 @@ for model in $MODELS; do
 	row "the same / whole with 1 thread" prefill whole-1-thread
 	# Two stages at once read their weights as fast as the memory can give, and that
 	# varies from second to second where virtual machines share it: many short rounds.
-	measure --stages 2 --streams 4 --prompt-tokens 8 --decode-tokens 32 --rounds "$((rounds * 3))"
+	measure --stages 2 --streams 4 --prompt-tokens 8 --decode-tokens 32 --rounds "$((rounds * 3))" --twice
 	row "2 stages, decode, 4 streams / whole with 1 thread, 2 streams" decode whole-1-thread "$(bar 1.80)"
+	row "the same / two wholes at once with 1 thread, 2 streams each" decode two-wholes
 	row "the same / whole with 2 threads, 4 streams" decode whole-2-threads
 	ceiling
 	measure --stages 2 --streams 8 --prompt-tokens 8 --decode-tokens 32 --rounds "$rounds"

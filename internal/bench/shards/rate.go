@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/skein-run/skein/internal/generation"
@@ -30,9 +31,12 @@ type BenchOptions struct {
 	// WholeThreads are the threads of the whole models to compare with: 1, 2 or both,
 	// or none where shards with TLS are compared with those without.
 	WholeThreads []int
-	Rounds       int // each of which times everything once
-	Seed         uint64
-	EngineDir    string
+	// Twice compares with two whole models of one thread each too, which share the
+	// streams: what two cores of this machine can give at once.
+	Twice     bool
+	Rounds    int // each of which times everything once
+	Seed      uint64
+	EngineDir string
 }
 
 // Plain tells whether shards with TLS are compared with the same without.
@@ -66,7 +70,7 @@ type Figure struct {
 	PromptTokens    int       `json:"prompt_tokens"`
 	TLS             bool      `json:"tls"`
 	Activations     string    `json:"activations"` // as they travel: f32 | f16 (not exact)
-	Baseline        string    `json:"baseline"`    // whole-1-thread | whole-2-threads | plain: shards without TLS
+	Baseline        string    `json:"baseline"`    // whole-1-thread | whole-2-threads | two-wholes: 1 thread and half of the streams each | plain: shards without TLS
 	BaselineStreams int       `json:"baseline_streams"`
 	Sharded         float64   `json:"sharded"` // median
 	Whole           float64   `json:"whole"`   // median
@@ -78,9 +82,28 @@ type Figure struct {
 
 // Baseline is a whole model to compare with.
 type Baseline struct {
-	Name    string
-	Model   Model
-	Streams int // for decode
+	Name       string
+	Model      Model
+	Streams    int  // for decode
+	DecodeOnly bool // a prompt of it tells nothing
+}
+
+// Twin is two copies of a model as one: generations go to them in turn.
+type Twin struct {
+	Model
+	other Model
+	turn  atomic.Uint32
+}
+
+// NewTwin joins two copies of a model.
+func NewTwin(a, b Model) *Twin { return &Twin{Model: a, other: b} }
+
+// Generate implements Model.
+func (t *Twin) Generate(ctx context.Context, req wire.GenerateRequest) (generation.Stream, error) {
+	if t.turn.Add(1)%2 == 0 {
+		return t.other.Generate(ctx, req)
+	}
+	return t.Model.Generate(ctx, req)
 }
 
 // Bench times the shards and every baseline in turns, so that what disturbs the
@@ -99,21 +122,31 @@ func Bench(ctx context.Context, sharded Model, baselines []Baseline, o BenchOpti
 		}
 		for _, i := range order {
 			b := all[i]
-			p, err := timePrefill(ctx, b.Model, o.PromptTokens, random)
-			if err != nil {
-				return nil, fmt.Errorf("%s, prefill: %w", b.Name, err)
+			p := 0.0
+			if !b.DecodeOnly {
+				var err error
+				if p, err = timePrefill(ctx, b.Model, o.PromptTokens, random); err != nil {
+					return nil, fmt.Errorf("%s, prefill: %w", b.Name, err)
+				}
 			}
 			d, err := timeDecode(ctx, b.Model, b.Streams, o.DecodeTokens, random)
 			if err != nil {
 				return nil, fmt.Errorf("%s, decode: %w", b.Name, err)
 			}
 			prefill[i], decode[i] = append(prefill[i], p), append(decode[i], d)
+			if b.DecodeOnly {
+				say("round %d of %d: %s: decode %.2f tok/s", round+1, o.Rounds, b.Name, d)
+				continue
+			}
 			say("round %d of %d: %s: prefill %.1f, decode %.2f tok/s", round+1, o.Rounds, b.Name, p, d)
 		}
 	}
 	var out []Figure
 	for i, b := range baselines {
 		for _, kind := range []string{Decode, Prefill} {
+			if kind == Prefill && b.DecodeOnly {
+				continue
+			}
 			f := Figure{
 				Model: o.Model, Figure: kind, Stages: o.Layout.Stages, Ranks: o.Layout.Ranks, TLS: o.Layout.TLS, Activations: o.Layout.Activations(),
 				Streams: o.Streams, PromptTokens: o.PromptTokens, Baseline: b.Name, BaselineStreams: b.Streams, Unit: "tok/s",

@@ -3,6 +3,7 @@ package shards
 import (
 	"context"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -25,8 +26,9 @@ type paced struct {
 	broken bool
 	log    *[]string
 
-	mu   sync.Mutex
-	open int
+	mu    sync.Mutex
+	open  int
+	begun int
 }
 
 func (p *paced) Info() wire.ModelInfo { return wire.ModelInfo{Vocabulary: 100} }
@@ -34,6 +36,7 @@ func (p *paced) Info() wire.ModelInfo { return wire.ModelInfo{Vocabulary: 100} }
 func (p *paced) Generate(ctx context.Context, req wire.GenerateRequest) (generation.Stream, error) {
 	p.mu.Lock()
 	p.open++
+	p.begun++
 	p.mu.Unlock()
 	if p.log != nil && req.MaxTokens == 1 {
 		*p.log = append(*p.log, p.name)
@@ -85,7 +88,7 @@ func TestBench(t *testing.T) {
 		two := &paced{name: "2", token: time.Millisecond, step: 25 * time.Millisecond, log: &order}
 		o := BenchOptions{Model: "m", Layout: Layout{Stages: 2, Ranks: 1}, Streams: 4, PromptTokens: 100, DecodeTokens: 10, Rounds: 3, WholeThreads: []int{1, 2}}
 		var said []string
-		got, err := Bench(t.Context(), sharded, []Baseline{{"whole-1-thread", one, 2}, {"whole-2-threads", two, 4}}, o,
+		got, err := Bench(t.Context(), sharded, []Baseline{{Name: "whole-1-thread", Model: one, Streams: 2}, {Name: "whole-2-threads", Model: two, Streams: 4}}, o,
 			func(f string, a ...any) { said = append(said, fmt.Sprintf(f, a...)) })
 		if err != nil {
 			t.Fatal(err)
@@ -114,6 +117,31 @@ func TestBench(t *testing.T) {
 			if m.open != 0 {
 				t.Errorf("%s: %d streams are open", m.name, m.open)
 			}
+		}
+	})
+}
+
+// Two copies share the streams, and their prompts are no figure.
+func TestTwin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var order []string
+		pace := func(name string) *paced {
+			return &paced{name: name, token: time.Millisecond, step: 20 * time.Millisecond, log: &order}
+		}
+		o := BenchOptions{Layout: Layout{Stages: 2, Ranks: 1}, Streams: 4, PromptTokens: 100, DecodeTokens: 10, Rounds: 1, WholeThreads: []int{1}, Twice: true}
+		a, b := pace("a"), pace("b")
+		got, err := Bench(t.Context(), pace("s"), []Baseline{{Name: "two-wholes", Model: NewTwin(a, b), Streams: 4, DecodeOnly: true}}, o, func(string, ...any) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != 1 || got[0].Figure != Decode || math.Abs(got[0].Ratio-1) > 0.15 {
+			t.Errorf("%+v", got)
+		}
+		if a.begun != 2 || b.begun != 2 {
+			t.Errorf("the copies got %d and %d streams", a.begun, b.begun)
+		}
+		if d := cmp.Diff("s", strings.Join(order, "")); d != "" {
+			t.Errorf("prompts were timed of others than the shards: %s", d)
 		}
 	})
 }

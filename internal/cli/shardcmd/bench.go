@@ -32,6 +32,9 @@ once, so the memory must hold the model three times.
 With --tls the same shards without it are timed in turns too (baseline plain), so
 that the ratio tells what TLS costs; --whole-threads 0 leaves the whole model out then.
 
+With --twice two whole models, each with 1 thread and half of the streams, are timed
+too: what two shards could reach at most on this machine.
+
 Decode is the speed of all streams together; the whole with 1 thread is given
 the streams of one micro-batch (the streams divided by the stages). Prefill is
 the speed of one prompt. The figures mean something only while the machine does
@@ -81,6 +84,7 @@ nothing else. With --json there is one object a line.`,
 	fs.IntVar(&o.DecodeTokens, "decode-tokens", 64, "tokens decoded by each stream")
 	fs.IntVar(&o.Rounds, "rounds", 5, "times that each is measured; the median counts")
 	fs.IntSliceVar(&o.WholeThreads, "whole-threads", []int{1, 2}, "compare with the whole model with so many threads: 1, 2 or both; 0: not at all")
+	fs.BoolVar(&o.Twice, "twice", false, "compare with two whole models with 1 thread each too, which share the streams: what the machine gives to two at once")
 	fs.Uint64Var(&o.Seed, "seed", 1, "of the random prompts")
 	fs.BoolVar(&tls, "tls", false, "encrypt the links between local shards")
 	fs.BoolVar(&pin, "pin", true, "give each local shard cores of its own")

@@ -36,6 +36,12 @@ func (h *Host) Bench(ctx context.Context, o shards.BenchOptions, say func(string
 	stopping := context.WithoutCancel(ctx)
 	defer g.Stop(stopping)
 	var baselines []shards.Baseline
+	var stops []func(context.Context)
+	defer func() {
+		for _, stop := range stops {
+			stop(stopping)
+		}
+	}()
 	if o.Plain() {
 		open := r
 		open.Layout.TLS = false
@@ -49,23 +55,41 @@ func (h *Host) Bench(ctx context.Context, o shards.BenchOptions, say func(string
 		}
 		baselines = append(baselines, shards.Baseline{Name: "plain", Model: plain, Streams: o.Streams})
 	}
-	for _, threads := range o.WholeThreads {
+	whole := func(threads int) (*supervise.Runner, error) {
 		load := r.Load
 		if len(o.Layout.Devices) > 0 {
 			load = load.On(o.Layout.Devices[0])
 		}
 		load.Threads = threads
-		whole, err := h.whole(o.Model, engine, load, 0)
+		w, err := h.whole(o.Model, engine, load, 0)
 		if err != nil {
 			return nil, err
 		}
-		defer whole.Stop(stopping)
-		b := shards.Baseline{Name: "whole-1-thread", Model: whole, Streams: max(1, o.Streams/max(1, o.Layout.Stages))}
+		stops = append(stops, w.Stop)
+		if err := w.Wait(ctx); err != nil {
+			return nil, fmt.Errorf("the whole model: %w", err)
+		}
+		return w, nil
+	}
+	if o.Twice {
+		a, err := whole(1)
+		if err != nil {
+			return nil, err
+		}
+		b, err := whole(1)
+		if err != nil {
+			return nil, err
+		}
+		baselines = append(baselines, shards.Baseline{Name: "two-wholes", Model: shards.NewTwin(a, b), Streams: o.Streams, DecodeOnly: true})
+	}
+	for _, threads := range o.WholeThreads {
+		w, err := whole(threads)
+		if err != nil {
+			return nil, err
+		}
+		b := shards.Baseline{Name: "whole-1-thread", Model: w, Streams: max(1, o.Streams/max(1, o.Layout.Stages))}
 		if threads == 2 {
 			b.Name, b.Streams = "whole-2-threads", o.Streams
-		}
-		if err := whole.Wait(ctx); err != nil {
-			return nil, fmt.Errorf("the whole model: %w", err)
 		}
 		baselines = append(baselines, b)
 	}

@@ -16,8 +16,8 @@
 // order alone. Three things have to be waited for: the token that a stream
 // decodes next, the outcome of a restored state, and a saved state before it is
 // used again. Running streams are divided into as many groups as there are
-// stages, anew with each batch, those that waited longest first: so groups
-// stay even as streams come and go. Between two tokens of a stream there are
+// stages, anew with each batch, neighbours together: so groups stay even as
+// streams come and go, and the library computes each in one pass. Between two tokens of a stream there are
 // at most as many chunks as stages.
 //
 // # The same prompt again
@@ -93,6 +93,7 @@ type Job struct {
 
 	slot     int
 	admitted bool
+	place    int    // among the running streams, in order of slot; of the last Next
 	flying   bool   // a decode of it is planned and not finished
 	recall   bool   // the logits for its first token are kept
 	started  uint64 // clock of its last planned decode

@@ -152,6 +152,23 @@ func TestStreamsAreDividedEvenly(t *testing.T) {
 	}
 }
 
+// Streams that stand side by side go together, however they came.
+func TestGroupsAreNeighbours(t *testing.T) {
+	for _, c := range []struct{ stages, streams int }{{2, 4}, {2, 8}, {3, 7}, {4, 8}} {
+		s, m, _ := group(t, c.stages, c.streams, c.streams)
+		for range 10 * c.stages {
+			m.fill(s)
+			items := m.queue[0].b.Items
+			for i, it := range items {
+				if it.Slot != items[0].Slot+i {
+					t.Fatalf("%d streams on %d stages: a batch of %+v", c.streams, c.stages, items)
+				}
+			}
+			m.step(s)
+		}
+	}
+}
+
 func TestGroupsRebalance(t *testing.T) {
 	s, m, jobs := group(t, 2, 8, 6)
 	// Those of one batch end; the others must not go on as one large batch.

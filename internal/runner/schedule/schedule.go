@@ -192,6 +192,7 @@ func (s *Scheduler) fill() {
 	s.ready = s.ready[:0]
 	for i := range s.slots {
 		if j := s.slots[i].job; j != nil && !s.slots[i].restoring && s.decoding(j) {
+			j.place = streams
 			streams++
 			if !j.flying {
 				s.ready = append(s.ready, j)
@@ -209,14 +210,10 @@ func (s *Scheduler) fill() {
 			return
 		}
 	}
-	if free := s.cfg.Stages - decodes; free > 0 {
-		// An even share of all streams, and of those that are here.
-		s.planDecode(min(share(streams, s.cfg.Stages), share(len(s.ready), free)))
+	if decodes < s.cfg.Stages && len(s.ready) > 0 {
+		s.planDecode(streams)
 	}
 }
-
-// share is n/parts, rounded up.
-func share(n, parts int) int { return (n + parts - 1) / parts }
 
 // flying counts the batches in flight.
 func (s *Scheduler) flying() (decodes, chunks int) {
@@ -231,14 +228,14 @@ func (s *Scheduler) flying() (decodes, chunks int) {
 	return decodes, chunks
 }
 
-// planDecode takes one token of at most limit ready streams, those that have
-// waited longest, in order of slot.
-func (s *Scheduler) planDecode(limit int) {
-	if len(s.ready) > limit {
-		slices.SortStableFunc(s.ready, func(a, b *Job) int { return cmp.Compare(a.started, b.started) })
-		s.ready = s.ready[:limit]
-		slices.SortFunc(s.ready, func(a, b *Job) int { return a.slot - b.slot })
-	}
+// planDecode takes one token of the ready streams of one group, the one with the
+// stream that has waited longest. The streams, in order of slot, are divided into
+// as many groups as there are stages. So a group has neighbours, which the library
+// computes in one pass over the weights, and others one by one.
+func (s *Scheduler) planDecode(streams int) {
+	group := func(j *Job) int { return j.place * s.cfg.Stages / streams }
+	first := group(slices.MinFunc(s.ready, func(a, b *Job) int { return cmp.Compare(a.started, b.started) }))
+	s.ready = slices.DeleteFunc(s.ready, func(j *Job) bool { return group(j) != first })
 	for _, j := range s.ready {
 		sl := &s.slots[j.slot]
 		// Alone, and on what a repeated computation would reproduce.
