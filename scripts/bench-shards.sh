@@ -2,7 +2,7 @@
 # The figures of shards beside the whole model (docs/sharding.md) as a table with
 # bars: every line is the ratio of medians of one interleaved run, on a
 # random-weight Q4_0 model of 2.4 B parameters, which is made here once (1.4 GB in
-# build/), and on SmolLM2, where they are reported only. It takes some 10 minutes;
+# build/), and on SmolLM2, where they are reported only. It takes some 12 minutes;
 # on a machine that does anything else meanwhile the figures mean little. The exit
 # code is 1 when a bar is missed.
 # ROUNDS: how often each is measured (3; the longest prompt one time less, several

@@ -16,7 +16,7 @@ const (
 )
 
 // Kernels for repacked weights take 16 tokens of a prompt at once, then 4, and what
-// is left over one by one; those of attention take 64. Of 2.6 B parameters in Q4_0 on
+// is left over one by one; those of attention take 64. Of 2.4 B parameters in Q4_0 on
 // a core with AVX-512, 16 tokens took 369 ms, 15 took 495, 64 took 1,435, 63 took
 // 1,564. Kernels without tiles (Q4_1) are not slower for the one token more: of
 // SmolLM2 15 tokens took 79 ms, 16 took 81, 240 took 1,210, 239 took 1,258.
