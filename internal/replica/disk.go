@@ -131,18 +131,7 @@ func (r *Replica[S]) elsewhere(ctx context.Context, session ids.Session) bool {
 
 // SetUnfit tells which of the live peers can't write their logs: no command
 // waits for their disks.
-func (r *Replica[S]) SetUnfit(peers []ids.Node) {
-	r.mu.Lock()
-	r.unfit = map[ids.Node]bool{}
-	for _, p := range peers {
-		r.unfit[p] = true
-	}
-	master := r.master
-	r.mu.Unlock()
-	if master != nil {
-		master.settle()
-	}
-}
+func (r *Replica[S]) SetUnfit(peers []ids.Node) { r.retell(&r.unfit, peers) }
 
 // Failed is the error of the disk for which this node's log can't be written now,
 // nil if it can.

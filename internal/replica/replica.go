@@ -166,16 +166,21 @@ func (r *Replica[S]) Status() (Status, error) {
 }
 
 // SetMembers tells which peers are alive.
-func (r *Replica[S]) SetMembers(peers []ids.Node) {
-	r.mu.Lock()
-	r.members = map[ids.Node]bool{}
+func (r *Replica[S]) SetMembers(peers []ids.Node) { r.retell(&r.members, peers) }
+
+// retell replaces one of the sets of peers. A command may have waited for one that
+// is in it now, or no more.
+func (r *Replica[S]) retell(set *map[ids.Node]bool, peers []ids.Node) {
+	next := map[ids.Node]bool{}
 	for _, p := range peers {
-		r.members[p] = true
+		next[p] = true
 	}
+	r.mu.Lock()
+	*set = next
 	master := r.master
 	r.mu.Unlock()
 	if master != nil {
-		master.settle() // one that was waited for may be gone
+		master.settle()
 	}
 }
 

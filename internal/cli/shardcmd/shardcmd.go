@@ -105,7 +105,7 @@ func (f *layoutFlags) read(cmd *cobra.Command) (shards.Layout, error) {
 		return l, fmt.Errorf("--balance %q: there are %s and %s", l.Balance, shards.BalanceEven, shards.BalanceDecode)
 	}
 	var err error
-	if l.HalfPrecision, err = ParseActivations(f.activations); err != nil {
+	if l.HalfPrecision, err = parseActivations(f.activations); err != nil {
 		return l, fmt.Errorf("--activations %w", err)
 	}
 	if l.On, err = ParseHosts(f.on); err != nil {
@@ -170,8 +170,8 @@ func exact(n int, what string) cobra.PositionalArgs {
 	}
 }
 
-// ParseActivations reads how activations travel; true: as f16.
-func ParseActivations(s string) (half bool, err error) {
+// parseActivations reads how activations travel; true: as f16.
+func parseActivations(s string) (half bool, err error) {
 	if s != shards.ActivationsExact && s != shards.ActivationsHalf {
 		return false, fmt.Errorf("%q: there are %s, and %s, which is not exact", s, shards.ActivationsExact, shards.ActivationsHalf)
 	}

@@ -310,11 +310,9 @@ func (s *Scheduler) planChunk(j *Job) {
 		s.plan.Items = append(s.plan.Items, Item{Token: j.Prompt[done+k], Slot: j.slot, Position: done + k})
 	}
 	end := done + n
-	if fill := s.fillUp(j, end, n); fill > 0 {
-		for k := range fill {
-			s.plan.Items = append(s.plan.Items, Item{Token: j.next, Slot: j.slot, Position: end + k})
-		}
-		s.plan.Fill = fill
+	if s.lacksOne(j, end, n) {
+		s.plan.Items = append(s.plan.Items, Item{Token: j.next, Slot: j.slot, Position: end})
+		s.plan.Fill = 1
 		s.plan.After = append(s.plan.After, Op{Kind: OpRemove, Slot: j.slot, From: end})
 	}
 	after := s.after(sl, j, end)
@@ -337,18 +335,13 @@ func (s *Scheduler) planChunk(j *Job) {
 	}
 }
 
-// fillUp is how many tokens, 0 or 1, are computed behind the n tokens of a chunk
-// that ends at end. It depends on the prompt's length alone, so the state of a prompt
-// stays a function of its tokens. There is room for one: the last token of the
+// lacksOne tells that a token is computed behind the n tokens of a chunk that
+// ends at end. It depends on the prompt's length alone, so the state of a prompt
+// stays a function of its tokens. There is room for it: the last token of the
 // prompt has yet to come.
-func (s *Scheduler) fillUp(j *Job, end, n int) int {
-	if end != len(j.Prompt)-1 || s.cfg.Tile == 0 || !s.cfg.Rewindable {
-		return 0
-	}
-	if (n+1)%s.cfg.Tile != 0 || n == s.cfg.Chunk {
-		return 0
-	}
-	return 1
+func (s *Scheduler) lacksOne(j *Job, end, n int) bool {
+	tile := s.cfg.Tile
+	return tile > 0 && s.cfg.Rewindable && end == len(j.Prompt)-1 && (n+1)%tile == 0 && n < s.cfg.Chunk
 }
 
 // after is the content of sl once j's prompt is computed up to end.
