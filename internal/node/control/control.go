@@ -373,10 +373,7 @@ func (c *Control) loadOnDemand(ctx context.Context, name string) (uint64, error)
 	p, err := load()
 	// A request must not fail since the lead changes hands at this moment.
 	for begin := time.Now(); brief(err) && time.Since(begin) < turnover; {
-		select {
-		case <-c.replica.Changes():
-		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
+		if !c.moment(ctx) {
 			return 0, context.Cause(ctx)
 		}
 		p, err = load()
@@ -393,16 +390,21 @@ func (c *Control) loadOnDemand(ctx context.Context, name string) (uint64, error)
 func (c *Control) Certainly(ctx context.Context, cmd replica.Command) error {
 	for {
 		_, err := c.Cluster().Submit(ctx, cmd)
-		if !brief(err) {
-			return err
-		}
-		select {
-		case <-c.replica.Changes():
-		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
+		if !brief(err) || !c.moment(ctx) {
 			return err
 		}
 	}
+}
+
+// moment waits until another try may go better; false: ctx ended before.
+func (c *Control) moment(ctx context.Context) bool {
+	select {
+	case <-c.replica.Changes():
+	case <-time.After(100 * time.Millisecond):
+	case <-ctx.Done():
+		return false
+	}
+	return true
 }
 
 // turnover is how long an election may take before a request is told that

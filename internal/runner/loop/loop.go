@@ -175,12 +175,17 @@ func (l *Loop) Run() error {
 	}
 }
 
-func (l *Loop) readMail() error {
+// takeMail gives what was posted, in order.
+func (l *Loop) takeMail() []message {
 	l.mu.Lock()
-	mail := l.mail
+	defer l.mu.Unlock()
+	posted := l.mail
 	l.mail = nil
-	l.mu.Unlock()
-	for _, m := range mail {
+	return posted
+}
+
+func (l *Loop) readMail() error {
+	for _, m := range l.takeMail() {
 		switch {
 		case m.stop:
 			return ErrStopped
@@ -454,11 +459,7 @@ func (l *Loop) failAll(err error) {
 // Drain refuses what was posted after Run ended, on its goroutine. Nothing may
 // be posted any more.
 func (l *Loop) Drain(err error) {
-	l.mu.Lock()
-	mail := l.mail
-	l.mail = nil
-	l.mu.Unlock()
-	for _, m := range mail {
+	for _, m := range l.takeMail() {
 		switch {
 		case m.start != nil:
 			l.done(wire.Done{ID: m.start.ID, Reason: wire.ReasonError, Code: l.code(err), Error: err.Error(), PromptTokens: len(m.start.Prompt)})
